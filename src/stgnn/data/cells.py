@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -52,3 +53,28 @@ class Cells:
 
     def __len__(self) -> int:
         return self.counts.shape[0]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a method says of each query cell.
+
+    Parameters
+    ----------
+    proba
+        Probabilities (cells, types); rows sum to 1.
+    embedding
+        Coordinates of each cell in the method's own space (cells, dimensions).
+    rejection
+        Score in [0, 1] (cells,); high where the reference seems to have no answer.
+    threshold
+        Cells whose rejection lies above it are called unknown.
+    details
+        Plain values for ``uns``: training curve, calibration, choices made.
+    """
+
+    proba: np.ndarray
+    embedding: np.ndarray
+    rejection: np.ndarray
+    threshold: float = 1.0
+    details: dict[str, Any] = field(default_factory=dict)

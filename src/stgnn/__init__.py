@@ -1,0 +1,5 @@
+"""stgnn: cell types for spatial transcriptomics."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
