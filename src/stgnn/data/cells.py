@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import logging
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+
+from stgnn.data import genes as gene_names
+from stgnn.data.columns import read_coords, read_labels, read_sections, unique_names
+from stgnn.data.counts import find_counts
+from stgnn.data.files import open_h5ad_or_zarr
+from stgnn.data.results import write
+from stgnn.data.schema import (
+    LABELS_KEY,
+    SPATIAL_KEY,
+    CoordinatesError,
+    CountsError,
+    GenesError,
+    InputError,
+    LabelsError,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["Cells", "Prediction", "align", "read_query", "read_reference", "select_genes", "write"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,8 @@ class Cells:
         Number of cells in the source.
     notes
         What the gate did, in plain sentences.
+    other_ids
+        Other names of the genes, by the column of ``var`` they stand in; each (genes,), empty where unknown.
     """
 
     counts: sp.csr_matrix
@@ -50,6 +76,7 @@ class Cells:
     rows: np.ndarray
     n_source: int
     notes: tuple[str, ...] = ()
+    other_ids: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.counts.shape[0]
@@ -78,3 +105,313 @@ class Prediction:
     rejection: np.ndarray
     threshold: float = 1.0
     details: dict[str, Any] = field(default_factory=dict)
+
+
+def read_reference(
+    source: AnnData | str | Path,
+    *,
+    labels_key: str = LABELS_KEY,
+    section_key: str | None = None,
+    spatial_key: str = SPATIAL_KEY,
+    layer: str | None = None,
+    recover_counts: bool = False,
+    um_per_unit: float | None = None,
+) -> Cells:
+    """Read labelled cells.
+
+    Cells without a label or without a count, and types of a single cell, which can be neither learned nor checked, are
+    left out; ``notes`` says how many.
+
+    Parameters
+    ----------
+    source
+        AnnData (cells, genes), or the path of a ``.h5ad`` or ``.zarr``. Never modified.
+    labels_key
+        Column of ``obs`` with the types.
+    section_key
+        Column of ``obs`` with the section of each cell; a reference may lack it.
+    spatial_key
+        Key of ``obsm`` with the coordinates; a reference may lack it.
+    layer
+        Where the raw counts are: a layer, ``"X"`` or ``"raw"``; None to look for them.
+    recover_counts
+        Whether log-normalised values may be turned back into counts.
+    um_per_unit
+        Micrometres per unit of the coordinates.
+
+    Returns
+    -------
+    Cells
+        With ``labels`` and ``types``.
+
+    Raises
+    ------
+    InputError
+        One of its kinds, in one line, for whatever cannot be read or learned from.
+
+    Examples
+    --------
+    >>> from stgnn.data.toy import toy
+    >>> reference, _ = toy()
+    >>> read_reference(reference).types
+    ('type 1', 'type 2', 'type 3', 'type 4', 'type 5')
+    """
+    adata = _adata(source, "reference")
+    codes, types, notes = read_labels(adata, labels_key, "reference")
+    section_key = section_key if section_key in adata.obs else None
+    cells = _read(adata, "reference", section_key, layer, recover_counts, notes)
+    try:
+        coords, _ = read_coords(
+            adata, spatial_key if spatial_key in adata.obsm else SPATIAL_KEY, um_per_unit, "reference"
+        )
+    except CoordinatesError as error:  # a reference needs none
+        coords, cells = None, _note(cells, f"coordinates of the reference not used: {error}")
+    cells = replace(cells, coords=coords, labels=codes, types=types)
+    return _drop_rare(_drop_empty(_keep(cells, codes >= 0), "reference"))
+
+
+def read_query(
+    source: AnnData | str | Path,
+    *,
+    section_key: str | None = None,
+    spatial_key: str = SPATIAL_KEY,
+    layer: str | None = None,
+    recover_counts: bool = False,
+    um_per_unit: float | None = None,
+) -> Cells:
+    """Read cells to annotate; labels they may have are never looked at.
+
+    Parameters
+    ----------
+    source
+        AnnData (cells, genes), or the path of a ``.h5ad`` or ``.zarr``. Never modified.
+    section_key
+        Column of ``obs`` with the section of each cell; None for one section.
+    spatial_key
+        Key of ``obsm`` with the coordinates, 2 or 3 columns.
+    layer
+        Where the raw counts are: a layer, ``"X"`` or ``"raw"``; None to look for them.
+    recover_counts
+        Whether log-normalised values may be turned back into counts.
+    um_per_unit
+        Micrometres per unit of the coordinates.
+
+    Returns
+    -------
+    Cells
+        With ``labels`` None; ``coords`` None, and a note, without coordinates under the default key.
+
+    Raises
+    ------
+    InputError
+        One of its kinds, in one line, for whatever cannot be read.
+
+    Examples
+    --------
+    >>> from stgnn.data.toy import toy
+    >>> _, query = toy()
+    >>> read_query(query, section_key="section").sections
+    ('section 1', 'section 2')
+    """
+    adata = _adata(source, "query")
+    cells = _read(adata, "query", section_key, layer, recover_counts, [])
+    coords, notes = read_coords(adata, spatial_key, um_per_unit, "query")
+    return _drop_empty(_note(replace(cells, coords=coords), *notes), "query")
+
+
+def align(reference: Cells, query: Cells) -> tuple[Cells, Cells]:
+    """Bring two sets of cells to the genes they share, in sorted order.
+
+    Where the gene names themselves do not match, other names in ``var`` (Ensembl ids, symbols) are used. Case is never
+    ignored: it tells species apart. Cells without a count in the shared genes are left out.
+
+    Parameters
+    ----------
+    reference
+        Labelled cells.
+    query
+        Cells to annotate.
+
+    Returns
+    -------
+    tuple[Cells, Cells]
+        Reference and query with the same ``genes``.
+
+    Raises
+    ------
+    GenesError
+        If fewer than 10 genes are shared.
+
+    Examples
+    --------
+    >>> from stgnn.data.toy import toy
+    >>> adata, adata_query = toy()
+    >>> reference, query = align(read_reference(adata), read_query(adata_query[:, ::-1]))
+    >>> bool((reference.genes == query.genes).all())
+    True
+    """
+    kinds = gene_names.best_pair(_names(reference), _names(query))
+    reference, query = _call_genes(reference, kinds[0], "reference"), _call_genes(query, kinds[1], "query")
+    shared = gene_names.check_shared(reference.genes, query.genes)
+    reference, query = _take(reference, shared), _take(query, shared)
+    return _drop_rare(_drop_empty(reference, "reference")), _drop_empty(query, "query")
+
+
+def select_genes(cells: Cells, genes: np.ndarray) -> Cells:
+    """Bring cells to the genes of a fitted model, in its order.
+
+    Parameters
+    ----------
+    cells
+        Cells to annotate.
+    genes
+        Names (genes,) the model was fitted with.
+
+    Returns
+    -------
+    Cells
+        With exactly ``genes``; cells without a count in them are left out.
+
+    Raises
+    ------
+    GenesError
+        If any gene is missing.
+
+    Examples
+    --------
+    >>> from stgnn.data.toy import toy
+    >>> select_genes(read_query(toy()[1]), ["Gene7", "Gene3"]).genes.tolist()
+    ['Gene7', 'Gene3']
+    """
+    wanted = np.array([str(name) for name in genes], dtype=object)
+    kind, _ = gene_names.best_pair(_names(cells), {gene_names.VAR_NAMES: wanted})
+    cells = _call_genes(cells, kind, "query")
+    missing = sorted(set(wanted) - set(cells.genes))
+    if missing:
+        raise GenesError(
+            "genes",
+            expected=f"the {len(wanted)} genes of the model",
+            found=f"{len(missing)} of them missing: {', '.join(missing[:3])}" + (", ..." if len(missing) > 3 else ""),
+            hint="fit on the genes that both have: align(reference, query)",
+        )
+    return _drop_empty(_take(cells, wanted), "query")
+
+
+def _adata(source: Any, argument: str) -> AnnData:
+    from anndata import AnnData
+
+    if isinstance(source, (str, Path)):
+        return open_h5ad_or_zarr(source, argument)
+    if not isinstance(source, AnnData):
+        hint = "pass one of its tables: sdata.tables[...]" if hasattr(source, "tables") else ""
+        raise InputError(
+            argument, expected="AnnData or the path of a .h5ad or .zarr", found=type(source).__name__, hint=hint
+        )
+    if 0 in source.shape:
+        raise InputError(argument, expected="cells and genes", found=f"{source.n_obs} cells and {source.n_vars} genes")
+    return source
+
+
+def _read(
+    adata: AnnData, argument: str, section_key: str | None, layer: str | None, recover_counts: bool, notes: list[str]
+) -> Cells:
+    """Read all cells, empty ones too, without labels and coordinates."""
+    found = find_counts(adata, layer, argument, recover_counts=recover_counts)
+    section, sections = read_sections(adata, section_key, argument)
+    names, n_repeats = unique_names(adata.obs_names)
+    raw_genes = gene_names.strip_versions(found.var.index.to_numpy())
+    counts, genes, first = gene_names.merge_duplicates(found.values, raw_genes)
+    notes = [*notes, *([found.note] if found.note else [])]
+    if n_repeats:
+        notes.append(f"{n_repeats} repeated cell names in the {argument} numbered")
+    if len(genes) < len(raw_genes):
+        notes.append(f"counts of {len(raw_genes) - len(genes)} repeated gene names in the {argument} summed")
+    cells = Cells(
+        counts=counts,
+        genes=genes,
+        names=names,
+        coords=None,
+        section=section,
+        sections=sections,
+        labels=None,
+        types=(),
+        rows=np.arange(adata.n_obs),
+        n_source=adata.n_obs,
+        other_ids={column: ids[first] for column, ids in gene_names.other_ids(found.var).items()},
+    )
+    return _note(cells, *notes)
+
+
+def _note(cells: Cells, *notes: str) -> Cells:
+    for note in notes:
+        logger.info(note)
+    return replace(cells, notes=(*cells.notes, *notes))
+
+
+def _keep(cells: Cells, kept: np.ndarray) -> Cells:
+    """Leave cells out, with everything that goes with them."""
+    if kept.all():
+        return cells
+    return replace(
+        cells,
+        counts=cells.counts[np.flatnonzero(kept)],
+        names=cells.names[kept],
+        coords=None if cells.coords is None else cells.coords[kept],
+        section=cells.section[kept],
+        labels=None if cells.labels is None else cells.labels[kept],
+        rows=cells.rows[kept],
+    )
+
+
+def _drop_empty(cells: Cells, argument: str) -> Cells:
+    filled = np.diff(cells.counts.indptr) > 0
+    if not filled.any():
+        raise CountsError(argument, expected="cells with counts", found=f"none in {len(cells)} cells")
+    if filled.all():
+        return cells
+    return _note(_keep(cells, filled), f"{int((~filled).sum())} cells of the {argument} without a count left out")
+
+
+def _drop_rare(cells: Cells) -> Cells:
+    """Leave out types of a single cell, and names of types that no cell has."""
+    number = np.bincount(cells.labels, minlength=len(cells.types))
+    single = [cells.types[code] for code in np.flatnonzero(number == 1)]
+    if single:
+        shown = ", ".join(single[:5]) + (", ..." if len(single) > 5 else "")
+        cells = _note(cells, f"types of a single cell left out of the reference: {shown}")
+    cells = _keep(cells, number[cells.labels] > 1)
+    codes, labels = np.unique(cells.labels, return_inverse=True)
+    types = tuple(cells.types[code] for code in codes)
+    if len(types) < 2:
+        raise LabelsError(
+            "labels_key", expected="at least two types of two or more cells", found=", ".join(types) or "none"
+        )
+    return replace(cells, labels=labels.ravel().astype(np.int64), types=types)
+
+
+def _names(cells: Cells) -> dict[str, np.ndarray]:
+    return {gene_names.VAR_NAMES: cells.genes, **cells.other_ids}
+
+
+def _call_genes(cells: Cells, kind: str, argument: str) -> Cells:
+    """Call the genes by the names in another column of ``var``."""
+    if kind == gene_names.VAR_NAMES:
+        return cells
+    counts, genes, first = gene_names.merge_duplicates(cells.counts, cells.other_ids[kind])
+    other_ids = {column: ids[first] for column, ids in _names(cells).items() if column != kind}
+    renamed = replace(cells, counts=counts, genes=genes, other_ids=other_ids)
+    return _note(renamed, f"genes of the {argument} called by var[{kind!r}]")
+
+
+def _take(cells: Cells, genes: np.ndarray) -> Cells:
+    """Take genes in the order given."""
+    place = {name: column for column, name in enumerate(cells.genes)}
+    columns = np.array([place[name] for name in genes], dtype=np.int64)
+    counts = cells.counts[:, columns]
+    counts.sort_indices()  # so that equal cells are equal arrays, whatever the order of genes in the source
+    return replace(
+        cells,
+        counts=counts,
+        genes=np.asarray(genes, dtype=object),
+        other_ids={column: ids[columns] for column, ids in cells.other_ids.items()},
+    )

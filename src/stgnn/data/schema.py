@@ -113,9 +113,30 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f"available: {shown}" if names else "there are none"
 
 
+def type_columns(types: Iterable[str]) -> list[str]:
+    """Names of the columns of the table of probabilities: the types, with ``/``, which files forbid, as ``|``.
+
+    The types as they are stand in ``uns[key_added]["types"]``, in the same order.
+
+    Examples
+    --------
+    >>> type_columns(["L2/3 IT", "Astro"])
+    ['L2|3 IT', 'Astro']
+    """
+    columns: list[str] = []
+    for name in types:
+        column = str(name).replace("/", "|")
+        while column in columns:
+            column += "|"
+        columns.append(column)
+    return columns
+
+
 def check_option(argument: str, value: str, options: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``options``, else raise :class:`OptionError`."""
     names = list(options)
     if value not in names:
-        raise OptionError(argument, expected="one of " + ", ".join(names), found=repr(value), hint=nearest(value, names))
+        raise OptionError(
+            argument, expected="one of " + ", ".join(names), found=repr(value), hint=nearest(value, names)
+        )
     return value

@@ -1,0 +1,1 @@
+"""The outer ring: AnnData and files in, checked arrays out, predictions back."""

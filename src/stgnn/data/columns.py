@@ -1,0 +1,193 @@
+"""What the gate reads of each cell besides its counts: its name, type, section and place."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stgnn.data.schema import SPATIAL_KEY, UNKNOWN, CoordinatesError, LabelsError, OptionError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+MAX_TYPES = 500
+_MISSING = ("", "nan", "NaN", "None", "<NA>")  # what text conversions make of a missing value
+_PLACES = (
+    ("x", "y"),
+    ("x_centroid", "y_centroid"),
+    ("center_x", "center_y"),
+    ("CenterX_global_px", "CenterY_global_px"),
+)
+
+
+def unique_names(names: pd.Index) -> tuple[np.ndarray, int]:
+    """Make cell names unique by a number after each repeated one; also say how many were repeats.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> unique_names(pd.Index(["a", "b", "a"]))[0].tolist()
+    ['a', 'b', 'a-1']
+    """
+    out = np.array([str(name) for name in names], dtype=object)
+    repeats = np.flatnonzero(names.duplicated())
+    taken, last = set(out), {}
+    for row in repeats:
+        name, number = out[row], last.get(out[row], 0) + 1
+        while f"{name}-{number}" in taken:
+            number += 1
+        last[name] = number
+        out[row] = f"{name}-{number}"
+        taken.add(out[row])
+    return out, len(repeats)
+
+
+def read_labels(adata: AnnData, labels_key: str, argument: str) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
+    """Read the types of reference cells.
+
+    Returns
+    -------
+    tuple
+        Codes (cells,), -1 for a cell without a type; the types, sorted; notes.
+
+    Raises
+    ------
+    LabelsError
+        If the column is missing, holds numbers, or has so many values that it looks like an identifier.
+    """
+    where = f"{argument}.obs[{labels_key!r}]"
+    if labels_key not in adata.obs:
+        raise LabelsError(
+            "labels_key",
+            expected=f"a column of {argument}.obs",
+            found=f"no column {labels_key!r}",
+            hint=nearest(labels_key, adata.obs.columns),
+        )
+    column = adata.obs[labels_key]
+    known = column.notna().to_numpy()
+    values = column.astype(object).to_numpy()
+    numeric = [value for value in values[known][:1000] if not isinstance(value, str)]
+    if numeric:
+        raise LabelsError(
+            where,
+            expected="names of cell types",
+            found=f"values that are not text, such as {numeric[0]!r}",
+            hint=f"choose another column, or adata.obs[{labels_key!r}].astype(str) if these numbers are types",
+        )
+    names = np.array([value.strip() if ok else "" for value, ok in zip(values, known)], dtype=object)
+    missing = np.isin(names.astype(str), _MISSING)
+    unsaid = ~missing & np.array([name.lower() == UNKNOWN for name in names])
+    kept = ~(missing | unsaid)
+    if not kept.any():
+        raise LabelsError(where, expected="cell types", found=f"no label in {len(names)} cells")
+    types, inverse = np.unique(names[kept].astype(str), return_inverse=True)
+    if len(types) > MAX_TYPES or 2 * len(types) > max(int(kept.sum()), 4):
+        raise LabelsError(
+            where,
+            expected=f"cell types, at most {MAX_TYPES} and several cells each",
+            found=f"{len(types)} different values over {int(kept.sum())} cells: looks like an identifier",
+            hint="pass labels_key=... with the column of cell types",
+        )
+    codes = np.full(len(names), -1, dtype=np.int64)
+    codes[kept] = inverse.ravel()
+    notes = [f"{int(missing.sum())} cells without a label in {where} left out"] if missing.any() else []
+    if unsaid.any():
+        notes.append(f"{int(unsaid.sum())} cells labelled {UNKNOWN!r} in {where} left out: unknown is no type")
+    return codes, tuple(str(name) for name in types), notes
+
+
+def read_sections(adata: AnnData, section_key: str | None, argument: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read each cell's section: codes (cells,) and names; one section for all where ``section_key`` is None.
+
+    Raises
+    ------
+    OptionError
+        If the column is missing, has missing values, or differs from cell to cell.
+    """
+    if section_key is None:
+        return np.zeros(adata.n_obs, dtype=np.int64), ("all",)
+    if section_key not in adata.obs:
+        raise OptionError(
+            "section_key",
+            expected=f"a column of {argument}.obs",
+            found=f"no column {section_key!r}",
+            hint=nearest(section_key, adata.obs.columns),
+        )
+    column = adata.obs[section_key]
+    missing = int(column.isna().sum())
+    if missing:
+        raise OptionError("section_key", expected="a section for every cell", found=f"{missing} cells without one")
+    names, codes = np.unique(column.astype(str).to_numpy().astype(str), return_inverse=True)
+    if len(names) > max(2, adata.n_obs // 2):
+        raise OptionError(
+            "section_key",
+            expected="sections of several cells",
+            found=f"{len(names)} different values over {adata.n_obs} cells in {section_key!r}: looks like an identifier",
+        )
+    return codes.ravel().astype(np.int64), tuple(str(name) for name in names)
+
+
+def check_scale(um_per_unit: float | None) -> float:
+    """Return the scale of the coordinates, 1 where none is given."""
+    if um_per_unit is None:
+        return 1.0
+    if isinstance(um_per_unit, bool) or not math.isfinite(um_per_unit) or um_per_unit <= 0:
+        raise OptionError("um_per_unit", expected="micrometres per unit, a positive number", found=repr(um_per_unit))
+    return float(um_per_unit)
+
+
+def read_coords(
+    adata: AnnData, spatial_key: str, um_per_unit: float | None, argument: str
+) -> tuple[np.ndarray | None, list[str]]:
+    """Read coordinates, float64 (cells, 2 or 3), in micrometres where a scale is given, and notes.
+
+    None, with a note, where the default key is missing: methods that need no coordinates still work.
+
+    Raises
+    ------
+    CoordinatesError
+        If a key that the user chose is missing, or coordinates are NaN, infinite, of a wrong shape or all the same.
+    """
+    scale = check_scale(um_per_unit)
+    if spatial_key not in adata.obsm:
+        hint = _place_hint(adata, spatial_key)
+        if spatial_key != SPATIAL_KEY:
+            raise CoordinatesError(
+                "spatial_key", expected=f"a key of {argument}.obsm", found=f"no key {spatial_key!r}", hint=hint
+            )
+        return None, [f"no coordinates: {argument}.obsm has no {spatial_key!r}" + (f"; {hint}" if hint else "")]
+    where = f"{argument}.obsm[{spatial_key!r}]"
+    try:
+        coords = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise CoordinatesError(where, expected="numbers", found=str(error)) from error
+    if coords.ndim != 2 or coords.shape[1] not in (2, 3):
+        raise CoordinatesError(where, expected="2 or 3 columns: x, y and perhaps z", found=f"shape {coords.shape}")
+    bad = int((~np.isfinite(coords)).any(axis=1).sum())
+    if bad:
+        raise CoordinatesError(
+            where,
+            expected="finite coordinates for every cell",
+            found=f"NaN or infinite ones in {bad} of {len(coords)} cells",
+            hint="leave these cells out first",
+        )
+    if len(coords) > 1 and (coords == coords[0]).all():
+        raise CoordinatesError(
+            where, expected="places of cells", found=f"all {len(coords)} cells at {coords[0].tolist()}"
+        )
+    return coords * scale, []
+
+
+def _place_hint(adata: AnnData, spatial_key: str) -> str:
+    """Say where the coordinates may be instead."""
+    if f"X_{SPATIAL_KEY}" in adata.obsm:
+        return f"pass spatial_key='X_{SPATIAL_KEY}', which obsm has"
+    if SPATIAL_KEY in adata.obsm and spatial_key != SPATIAL_KEY:
+        return f"obsm has {SPATIAL_KEY!r}"
+    for x, y in _PLACES:
+        if x in adata.obs and y in adata.obs:
+            return f"obs has them: adata.obsm[{SPATIAL_KEY!r}] = adata.obs[[{x!r}, {y!r}]].to_numpy()"
+    return nearest(spatial_key, adata.obsm) if len(adata.obsm) else ""

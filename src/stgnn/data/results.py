@@ -1,0 +1,159 @@
+"""Predictions back into the AnnData object they were asked of, under the documented keys only."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stgnn import __version__
+from stgnn.data.schema import (
+    KEY_ADDED,
+    UNKNOWN,
+    InputError,
+    confidence_key,
+    embedding_key,
+    proba_key,
+    rejection_key,
+    type_columns,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stgnn.data.cells import Cells, Prediction
+
+
+def write(
+    adata: AnnData,
+    cells: Cells,
+    prediction: Prediction,
+    types: tuple[str, ...],
+    *,
+    key_added: str = KEY_ADDED,
+    parameters: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a prediction into the source of its cells.
+
+    Cells that the gate left out are unknown, with confidence 0, rejection 1, equal probabilities and a zero embedding.
+
+    Parameters
+    ----------
+    adata
+        The source that ``cells`` were read from; changed under ``key_added`` only.
+    cells
+        The cells that were annotated (cells, genes).
+    prediction
+        What a method says of each of them.
+    types
+        Names of the types (types,), in the order of ``prediction.proba``.
+    key_added
+        Name of the results.
+    parameters
+        Plain values to record.
+
+    Returns
+    -------
+    None
+        Writes ``obs[key_added]`` (categorical, "unknown" where rejected), ``obs[f"{key_added}_confidence"]`` and
+        ``obs[f"{key_added}_rejection"]`` (float32, 0 to 1), ``obsm[f"{key_added}_proba"]`` (DataFrame (cells, types),
+        rows sum to 1), ``obsm[f"X_{key_added}"]`` and ``uns[key_added]`` (types, parameters, notes, details, version).
+
+    Raises
+    ------
+    InputError
+        If ``adata`` is not the source, or the prediction is not one of these cells and types.
+
+    Examples
+    --------
+    >>> from stgnn.data.cells import Prediction, read_query
+    >>> from stgnn.data.toy import toy
+    >>> _, adata = toy()
+    >>> query = read_query(adata)
+    >>> halves = np.full((len(query), 2), 0.5)
+    >>> write(adata, query, Prediction(halves, halves, np.zeros(len(query))), ("A", "B"), key_added="mine")
+    >>> adata.obs["mine"].cat.categories.tolist()
+    ['A', 'B', 'unknown']
+    """
+    import pandas as pd
+    from anndata import ImplicitModificationWarning
+
+    _check(adata, cells, prediction, types)
+    proba = _spread(cells, prediction.proba, fill=1.0 / len(types))
+    confidence = _spread(cells, prediction.proba.max(axis=1, keepdims=True), fill=0.0)[:, 0]
+    rejection = _spread(cells, prediction.rejection[:, None], fill=1.0)[:, 0]
+    code = proba.argmax(axis=1)
+    categories = [name for name in types if name != UNKNOWN] + [UNKNOWN]
+    position = np.array([categories.index(name) for name in types])
+    unknown = np.ones(cells.n_source, dtype=bool)
+    unknown[cells.rows] = prediction.rejection > prediction.threshold
+    chosen = np.where(unknown, len(categories) - 1, position[code])
+    with warnings.catch_warnings():
+        # a view becomes an object of its own here, which is what who annotates a subset asks for
+        warnings.simplefilter("ignore", ImplicitModificationWarning)
+        adata.obs[key_added] = pd.Categorical.from_codes(chosen, categories=categories)
+        adata.obs[confidence_key(key_added)] = np.clip(confidence, 0.0, 1.0).astype(np.float32)
+        adata.obs[rejection_key(key_added)] = np.clip(rejection, 0.0, 1.0).astype(np.float32)
+        adata.obsm[proba_key(key_added)] = pd.DataFrame(proba, index=adata.obs_names, columns=type_columns(types))
+        adata.obsm[embedding_key(key_added)] = _spread(cells, prediction.embedding, fill=0.0).astype(np.float32)
+        adata.uns[key_added] = {
+            "types": np.array(types, dtype=object),
+            "parameters": plain(parameters or {}),
+            "notes": plain(cells.notes),
+            "details": plain(prediction.details),
+            "threshold": float(prediction.threshold),
+            "version": __version__,
+        }
+
+
+def _check(adata: AnnData, cells: Cells, prediction: Prediction, types: tuple[str, ...]) -> None:
+    if adata.n_obs != cells.n_source:
+        raise InputError(
+            "adata", expected=f"the source of the cells, with {cells.n_source} of them", found=f"{adata.n_obs} cells"
+        )
+    if prediction.proba.shape != (len(cells), len(types)):
+        raise InputError(
+            "prediction.proba", expected=f"shape {(len(cells), len(types))}", found=f"shape {prediction.proba.shape}"
+        )
+    for name, length in (("embedding", len(prediction.embedding)), ("rejection", len(prediction.rejection))):
+        if length != len(cells):
+            raise InputError(f"prediction.{name}", expected=f"{len(cells)} rows", found=f"{length}")
+    if not np.isfinite(prediction.proba).all() or np.abs(prediction.proba.sum(axis=1) - 1).max() > 1e-3:
+        raise InputError("prediction.proba", expected="rows that sum to 1", found="rows that do not, or NaN")
+
+
+def _spread(cells: Cells, values: np.ndarray, *, fill: float) -> np.ndarray:
+    """Put the rows of some cells back at their places in the source."""
+    out = np.full((cells.n_source, values.shape[1]), fill, dtype=np.float64)
+    out[cells.rows] = values
+    return out
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into one that every AnnData file can hold: None becomes ``"None"``, lists arrays, keys text.
+
+    Examples
+    --------
+    >>> plain({"steps": (1, 2), "device": None, 3: [1, "a"]})
+    {'steps': array([1, 2]), 'device': 'None', '3': {'0': 1, '1': 'a'}}
+    """
+    if isinstance(value, Mapping):
+        return {str(key).replace("/", "|"): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return value
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (set, frozenset)):
+        return plain(sorted(value, key=str))
+    if isinstance(value, (list, tuple, np.ndarray)):
+        items = [plain(item) for item in value]
+        if all(isinstance(item, str) for item in items):
+            return np.array(items, dtype=object)
+        if all(isinstance(item, (bool, int, float)) for item in items):
+            return np.array(items)
+        return {str(position): item for position, item in enumerate(items)}
+    return str(value)
