@@ -7,9 +7,10 @@ written) and ``copy`` (return the two matrices and leave ``adata`` as it is).
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING
 
-from stgnn.data.schema import SPATIAL_KEY, CoordinatesError, LabelsError, OptionError, check_option, nearest
+from stgnn.data.schema import SPATIAL_KEY, CoordinatesError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,11 +56,9 @@ def knn_graph(
     Raises
     ------
     CoordinatesError
-        If the coordinates are missing, malformed, or not finite.
+        If the coordinates are missing, malformed, not finite, or all the same.
     OptionError
-        If ``k`` is below 1, or ``section_key`` is no column of ``adata.obs``.
-    LabelsError
-        If a cell has no section.
+        If ``k`` is below 1, or ``section_key`` is no column of ``adata.obs`` that gives every cell a section.
 
     Examples
     --------
@@ -71,8 +70,8 @@ def knn_graph(
     """
     from stgnn.graph.build import spatial_knn
 
-    _check_above_zero("k", k)
-    graph = spatial_knn(_coordinates(adata, spatial_key), _sections(adata, section_key), k)
+    _check_count("k", k)
+    graph = spatial_knn(*_places(adata, spatial_key, section_key), k)
     return _write(adata, graph, "knn", {"n_neighbors": int(k)}, section_key, key_added, copy)
 
 
@@ -103,7 +102,7 @@ def radius_graph(
 
     Raises
     ------
-    CoordinatesError, OptionError, LabelsError
+    CoordinatesError, OptionError
         As :func:`knn_graph`; ``radius`` must be above 0.
 
     Examples
@@ -117,7 +116,7 @@ def radius_graph(
     from stgnn.graph.build import spatial_radius
 
     _check_above_zero("radius", radius)
-    graph = spatial_radius(_coordinates(adata, spatial_key), _sections(adata, section_key), radius)
+    graph = spatial_radius(*_places(adata, spatial_key, section_key), radius)
     return _write(adata, graph, "radius", {"radius": float(radius)}, section_key, key_added, copy)
 
 
@@ -148,7 +147,7 @@ def delaunay_graph(
 
     Raises
     ------
-    CoordinatesError, OptionError, LabelsError
+    CoordinatesError, OptionError
         As :func:`knn_graph`; ``max_length`` must be above 0.
 
     Examples
@@ -163,7 +162,7 @@ def delaunay_graph(
 
     if max_length is not None:
         _check_above_zero("max_length", max_length)
-    graph = spatial_delaunay(_coordinates(adata, spatial_key), _sections(adata, section_key), max_length)
+    graph = spatial_delaunay(*_places(adata, spatial_key, section_key), max_length)
     parameters = {} if max_length is None else {"max_length": float(max_length)}
     return _write(adata, graph, "delaunay", parameters, section_key, key_added, copy)
 
@@ -195,7 +194,7 @@ def square_grid_graph(
 
     Raises
     ------
-    CoordinatesError, OptionError, LabelsError
+    CoordinatesError, OptionError
         As :func:`knn_graph`; ``rings`` must be above 0.
 
     Examples
@@ -208,8 +207,8 @@ def square_grid_graph(
     """
     from stgnn.graph.build import square_grid
 
-    _check_above_zero("rings", rings)
-    graph = square_grid(_coordinates(adata, spatial_key), _sections(adata, section_key), rings)
+    _check_count("rings", rings)
+    graph = square_grid(*_places(adata, spatial_key, section_key), rings)
     return _write(adata, graph, "square_grid", {"n_rings": int(rings)}, section_key, key_added, copy)
 
 
@@ -240,7 +239,7 @@ def hexagonal_grid_graph(
 
     Raises
     ------
-    CoordinatesError, OptionError, LabelsError
+    CoordinatesError, OptionError
         As :func:`knn_graph`; ``rings`` must be above 0.
 
     Examples
@@ -253,51 +252,29 @@ def hexagonal_grid_graph(
     """
     from stgnn.graph.build import hexagonal_grid
 
-    _check_above_zero("rings", rings)
-    graph = hexagonal_grid(_coordinates(adata, spatial_key), _sections(adata, section_key), rings)
+    _check_count("rings", rings)
+    graph = hexagonal_grid(*_places(adata, spatial_key, section_key), rings)
     return _write(adata, graph, "hexagonal_grid", {"n_rings": int(rings)}, section_key, key_added, copy)
 
 
 def _check_above_zero(argument: str, value: float) -> None:
     if not value > 0:
-        raise OptionError(argument, expected="a value above 0", found=repr(value))
+        raise OptionError(argument, expected="a number above 0", found=repr(value))
 
 
-def _coordinates(adata: AnnData, spatial_key: str) -> np.ndarray:
-    import numpy as np
-
-    where = f"adata.obsm[{spatial_key!r}]"
-    if spatial_key not in adata.obsm:
-        raise CoordinatesError(
-            where, expected="coordinates (cells, 2 or 3)", found="no such entry", hint=nearest(spatial_key, adata.obsm)
-        )
-    try:
-        coords = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise CoordinatesError(where, expected="numbers", found=str(error)) from error
-    if coords.ndim != 2 or coords.shape[1] not in (2, 3):
-        raise CoordinatesError(where, expected="coordinates (cells, 2 or 3)", found=f"shape {coords.shape}")
-    bad = int((~np.isfinite(coords).all(axis=1)).sum())
-    if bad:
-        raise CoordinatesError(
-            where, expected="finite coordinates", found=f"NaN or infinity for {bad} cells", hint="remove these cells"
-        )
-    return coords
+def _check_count(argument: str, value: int) -> None:
+    if not isinstance(value, Integral) or value < 1:
+        raise OptionError(argument, expected="a whole number above 0", found=repr(value))
 
 
-def _sections(adata: AnnData, section_key: str | None) -> np.ndarray:
-    import numpy as np
-    import pandas as pd
+def _places(adata: AnnData, spatial_key: str, section_key: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates (cells, 2 or 3) in their own unit, and the section code of each cell."""
+    from stgnn.data.columns import read_coords, read_sections
 
-    if section_key is None:
-        return np.zeros(adata.n_obs, dtype=np.int64)
-    check_option("section_key", section_key, adata.obs.columns)
-    code, _ = pd.factorize(adata.obs[section_key], sort=True)
-    if (code < 0).any():
-        raise LabelsError(
-            f"adata.obs[{section_key!r}]", expected="a section for every cell", found=f"{(code < 0).sum()} without"
-        )
-    return code.astype(np.int64)
+    coords, notes = read_coords(adata, spatial_key, None, "adata")
+    if coords is None:
+        raise CoordinatesError("spatial_key", expected="coordinates, which a spatial graph needs", found=notes[0])
+    return coords, read_sections(adata, section_key, "adata")[0]
 
 
 def _write(
