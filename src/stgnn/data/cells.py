@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,23 +13,21 @@ from stgnn.data import genes as gene_names
 from stgnn.data.columns import read_coords, read_labels, read_sections, unique_names
 from stgnn.data.counts import find_counts
 from stgnn.data.files import open_h5ad_or_zarr
-from stgnn.data.results import write
+from stgnn.data.results import check_key_added, write
 from stgnn.data.schema import (
     LABELS_KEY,
     SPATIAL_KEY,
     CoordinatesError,
-    CountsError,
     GenesError,
     InputError,
-    LabelsError,
+    number_of,
 )
+from stgnn.data.subset import call_genes, drop_empty, drop_rare, gene_names_of, keep, note, take
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Cells", "Prediction", "align", "read_query", "read_reference", "select_genes", "write"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Cells", "Prediction", "align", "check_key_added", "read_query", "read_reference", "select_genes", "write"]
 
 
 @dataclass(frozen=True)
@@ -158,16 +155,15 @@ def read_reference(
     """
     adata = _adata(source, "reference")
     codes, types, notes = read_labels(adata, labels_key, "reference")
-    section_key = section_key if section_key in adata.obs else None
-    cells = _read(adata, "reference", section_key, layer, recover_counts, notes)
-    try:
-        coords, _ = read_coords(
-            adata, spatial_key if spatial_key in adata.obsm else SPATIAL_KEY, um_per_unit, "reference"
-        )
-    except CoordinatesError as error:  # a reference needs none
-        coords, cells = None, _note(cells, f"coordinates of the reference not used: {error}")
+    cells = _read(adata, "reference", section_key if section_key in adata.obs else None, layer, recover_counts, notes)
+    coords = None
+    if spatial_key in adata.obsm:
+        try:
+            coords, _ = read_coords(adata, spatial_key, um_per_unit, "reference")
+        except CoordinatesError as error:  # a reference needs none
+            cells = note(cells, f"coordinates of the reference not used: {error}")
     cells = replace(cells, coords=coords, labels=codes, types=types)
-    return _drop_rare(_drop_empty(_keep(cells, codes >= 0), "reference"))
+    return drop_rare(drop_empty(keep(cells, codes >= 0), "reference"))
 
 
 def read_query(
@@ -214,9 +210,9 @@ def read_query(
     ('section 1', 'section 2')
     """
     adata = _adata(source, "query")
-    cells = _read(adata, "query", section_key, layer, recover_counts, [])
     coords, notes = read_coords(adata, spatial_key, um_per_unit, "query")
-    return _drop_empty(_note(replace(cells, coords=coords), *notes), "query")
+    cells = _read(adata, "query", section_key, layer, recover_counts, notes)
+    return drop_empty(replace(cells, coords=coords), "query")
 
 
 def align(reference: Cells, query: Cells) -> tuple[Cells, Cells]:
@@ -250,11 +246,11 @@ def align(reference: Cells, query: Cells) -> tuple[Cells, Cells]:
     >>> bool((reference.genes == query.genes).all())
     True
     """
-    kinds = gene_names.best_pair(_names(reference), _names(query))
-    reference, query = _call_genes(reference, kinds[0], "reference"), _call_genes(query, kinds[1], "query")
-    shared = gene_names.check_shared(reference.genes, query.genes)
-    reference, query = _take(reference, shared), _take(query, shared)
-    return _drop_rare(_drop_empty(reference, "reference")), _drop_empty(query, "query")
+    kinds = gene_names.best_pair(gene_names_of(reference), gene_names_of(query))
+    reference, query = call_genes(reference, kinds[0], "reference"), call_genes(query, kinds[1], "query")
+    shared, sentence = gene_names.check_shared(reference.genes, query.genes)
+    reference, query = take(reference, shared), note(take(query, shared), sentence)
+    return drop_rare(drop_empty(reference, "reference")), drop_empty(query, "query")
 
 
 def select_genes(cells: Cells, genes: np.ndarray) -> Cells:
@@ -284,8 +280,8 @@ def select_genes(cells: Cells, genes: np.ndarray) -> Cells:
     ['Gene7', 'Gene3']
     """
     wanted = np.array([str(name) for name in genes], dtype=object)
-    kind, _ = gene_names.best_pair(_names(cells), {gene_names.VAR_NAMES: wanted})
-    cells = _call_genes(cells, kind, "query")
+    kind, _ = gene_names.best_pair(gene_names_of(cells), {gene_names.VAR_NAMES: wanted})
+    cells = call_genes(cells, kind, "query")
     missing = sorted(set(wanted) - set(cells.genes))
     if missing:
         raise GenesError(
@@ -294,7 +290,7 @@ def select_genes(cells: Cells, genes: np.ndarray) -> Cells:
             found=f"{len(missing)} of them missing: {', '.join(missing[:3])}" + (", ..." if len(missing) > 3 else ""),
             hint="fit on the genes that both have: align(reference, query)",
         )
-    return _drop_empty(_take(cells, wanted), "query")
+    return drop_empty(take(cells, wanted), "query")
 
 
 def _adata(source: Any, argument: str) -> AnnData:
@@ -316,16 +312,17 @@ def _read(
     adata: AnnData, argument: str, section_key: str | None, layer: str | None, recover_counts: bool, notes: list[str]
 ) -> Cells:
     """Read all cells, empty ones too, without labels and coordinates."""
-    found = find_counts(adata, layer, argument, recover_counts=recover_counts)
     section, sections = read_sections(adata, section_key, argument)
+    found = find_counts(adata, layer, argument, recover_counts=recover_counts)
     names, n_repeats = unique_names(adata.obs_names)
     raw_genes = gene_names.strip_versions(found.var.index.to_numpy())
     counts, genes, first = gene_names.merge_duplicates(found.values, raw_genes)
     notes = [*notes, *([found.note] if found.note else [])]
     if n_repeats:
-        notes.append(f"{n_repeats} repeated cell names in the {argument} numbered")
-    if len(genes) < len(raw_genes):
-        notes.append(f"counts of {len(raw_genes) - len(genes)} repeated gene names in the {argument} summed")
+        notes.append(f"{number_of(n_repeats, 'repeated cell name')} in the {argument} numbered")
+    n_same = len(raw_genes) - len(genes)
+    if n_same:
+        notes.append(f"counts of {number_of(n_same, 'repeated gene name')} in the {argument} summed")
     cells = Cells(
         counts=counts,
         genes=genes,
@@ -339,79 +336,4 @@ def _read(
         n_source=adata.n_obs,
         other_ids={column: ids[first] for column, ids in gene_names.other_ids(found.var).items()},
     )
-    return _note(cells, *notes)
-
-
-def _note(cells: Cells, *notes: str) -> Cells:
-    for note in notes:
-        logger.info(note)
-    return replace(cells, notes=(*cells.notes, *notes))
-
-
-def _keep(cells: Cells, kept: np.ndarray) -> Cells:
-    """Leave cells out, with everything that goes with them."""
-    if kept.all():
-        return cells
-    return replace(
-        cells,
-        counts=cells.counts[np.flatnonzero(kept)],
-        names=cells.names[kept],
-        coords=None if cells.coords is None else cells.coords[kept],
-        section=cells.section[kept],
-        labels=None if cells.labels is None else cells.labels[kept],
-        rows=cells.rows[kept],
-    )
-
-
-def _drop_empty(cells: Cells, argument: str) -> Cells:
-    filled = np.diff(cells.counts.indptr) > 0
-    if not filled.any():
-        raise CountsError(argument, expected="cells with counts", found=f"none in {len(cells)} cells")
-    if filled.all():
-        return cells
-    return _note(_keep(cells, filled), f"{int((~filled).sum())} cells of the {argument} without a count left out")
-
-
-def _drop_rare(cells: Cells) -> Cells:
-    """Leave out types of a single cell, and names of types that no cell has."""
-    number = np.bincount(cells.labels, minlength=len(cells.types))
-    single = [cells.types[code] for code in np.flatnonzero(number == 1)]
-    if single:
-        shown = ", ".join(single[:5]) + (", ..." if len(single) > 5 else "")
-        cells = _note(cells, f"types of a single cell left out of the reference: {shown}")
-    cells = _keep(cells, number[cells.labels] > 1)
-    codes, labels = np.unique(cells.labels, return_inverse=True)
-    types = tuple(cells.types[code] for code in codes)
-    if len(types) < 2:
-        raise LabelsError(
-            "labels_key", expected="at least two types of two or more cells", found=", ".join(types) or "none"
-        )
-    return replace(cells, labels=labels.ravel().astype(np.int64), types=types)
-
-
-def _names(cells: Cells) -> dict[str, np.ndarray]:
-    return {gene_names.VAR_NAMES: cells.genes, **cells.other_ids}
-
-
-def _call_genes(cells: Cells, kind: str, argument: str) -> Cells:
-    """Call the genes by the names in another column of ``var``."""
-    if kind == gene_names.VAR_NAMES:
-        return cells
-    counts, genes, first = gene_names.merge_duplicates(cells.counts, cells.other_ids[kind])
-    other_ids = {column: ids[first] for column, ids in _names(cells).items() if column != kind}
-    renamed = replace(cells, counts=counts, genes=genes, other_ids=other_ids)
-    return _note(renamed, f"genes of the {argument} called by var[{kind!r}]")
-
-
-def _take(cells: Cells, genes: np.ndarray) -> Cells:
-    """Take genes in the order given."""
-    place = {name: column for column, name in enumerate(cells.genes)}
-    columns = np.array([place[name] for name in genes], dtype=np.int64)
-    counts = cells.counts[:, columns]
-    counts.sort_indices()  # so that equal cells are equal arrays, whatever the order of genes in the source
-    return replace(
-        cells,
-        counts=counts,
-        genes=np.asarray(genes, dtype=object),
-        other_ids={column: ids[columns] for column, ids in cells.other_ids.items()},
-    )
+    return note(cells, *notes)

@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from stgnn.data.schema import SPATIAL_KEY, UNKNOWN, CoordinatesError, LabelsError, OptionError, nearest
+from stgnn.data.schema import SPATIAL_KEY, UNKNOWN, CoordinatesError, LabelsError, OptionError, nearest, number_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
 MAX_TYPES = 500
@@ -28,13 +28,13 @@ def unique_names(names: pd.Index) -> tuple[np.ndarray, int]:
 
     Examples
     --------
-    >>> import pandas as pd
     >>> unique_names(pd.Index(["a", "b", "a"]))[0].tolist()
     ['a', 'b', 'a-1']
     """
     out = np.array([str(name) for name in names], dtype=object)
     repeats = np.flatnonzero(names.duplicated())
-    taken, last = set(out), {}
+    taken = set(out)
+    last: dict[str, int] = {}
     for row in repeats:
         name, number = out[row], last.get(out[row], 0) + 1
         while f"{name}-{number}" in taken:
@@ -66,10 +66,8 @@ def read_labels(adata: AnnData, labels_key: str, argument: str) -> tuple[np.ndar
             found=f"no column {labels_key!r}",
             hint=nearest(labels_key, adata.obs.columns),
         )
-    column = adata.obs[labels_key]
-    known = column.notna().to_numpy()
-    values = column.astype(object).to_numpy()
-    numeric = [value for value in values[known][:1000] if not isinstance(value, str)]
+    codes, values = pd.factorize(adata.obs[labels_key])
+    numeric = [value for value in values if not isinstance(value, str)]
     if numeric:
         raise LabelsError(
             where,
@@ -77,26 +75,27 @@ def read_labels(adata: AnnData, labels_key: str, argument: str) -> tuple[np.ndar
             found=f"values that are not text, such as {numeric[0]!r}",
             hint=f"choose another column, or adata.obs[{labels_key!r}].astype(str) if these numbers are types",
         )
-    names = np.array([value.strip() if ok else "" for value, ok in zip(values, known)], dtype=object)
-    missing = np.isin(names.astype(str), _MISSING)
-    unsaid = ~missing & np.array([name.lower() == UNKNOWN for name in names])
-    kept = ~(missing | unsaid)
-    if not kept.any():
-        raise LabelsError(where, expected="cell types", found=f"no label in {len(names)} cells")
-    types, inverse = np.unique(names[kept].astype(str), return_inverse=True)
-    if len(types) > MAX_TYPES or 2 * len(types) > max(int(kept.sum()), 4):
+    names = [value.strip() for value in values]
+    types = sorted({name for name in names if name not in _MISSING and name.lower() != UNKNOWN})
+    # the last entry serves the code -1, by which pandas marks missing values
+    type_of_value = np.array([types.index(name) if name in types else -1 for name in names] + [-1])
+    unsaid_value = np.array([name.lower() == UNKNOWN for name in names] + [False])
+    labels, unsaid = type_of_value[codes], int(unsaid_value[codes].sum())
+    labelled = int((labels >= 0).sum())
+    if not labelled:
+        raise LabelsError(where, expected="cell types", found=f"no label in {len(labels)} cells")
+    if len(types) > MAX_TYPES or 2 * len(types) > max(labelled, 4):
         raise LabelsError(
             where,
             expected=f"cell types, at most {MAX_TYPES} and several cells each",
-            found=f"{len(types)} different values over {int(kept.sum())} cells: looks like an identifier",
+            found=f"{len(types)} different values over {labelled} cells: looks like an identifier",
             hint="pass labels_key=... with the column of cell types",
         )
-    codes = np.full(len(names), -1, dtype=np.int64)
-    codes[kept] = inverse.ravel()
-    notes = [f"{int(missing.sum())} cells without a label in {where} left out"] if missing.any() else []
-    if unsaid.any():
-        notes.append(f"{int(unsaid.sum())} cells labelled {UNKNOWN!r} in {where} left out: unknown is no type")
-    return codes, tuple(str(name) for name in types), notes
+    missing = len(labels) - labelled - unsaid
+    notes = [f"{number_of(missing, 'cell')} without a label in {where} left out"] if missing else []
+    if unsaid:
+        notes.append(f"{number_of(unsaid, 'cell')} labelled {UNKNOWN!r} in {where} left out: unknown is no type")
+    return labels.astype(np.int64), tuple(types), notes
 
 
 def read_sections(adata: AnnData, section_key: str | None, argument: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -116,18 +115,21 @@ def read_sections(adata: AnnData, section_key: str | None, argument: str) -> tup
             found=f"no column {section_key!r}",
             hint=nearest(section_key, adata.obs.columns),
         )
-    column = adata.obs[section_key]
-    missing = int(column.isna().sum())
+    codes, values = pd.factorize(adata.obs[section_key])
+    missing = int((codes < 0).sum())
     if missing:
-        raise OptionError("section_key", expected="a section for every cell", found=f"{missing} cells without one")
-    names, codes = np.unique(column.astype(str).to_numpy().astype(str), return_inverse=True)
-    if len(names) > max(2, adata.n_obs // 2):
+        found = f"{number_of(missing, 'cell')} without one in {section_key!r}"
+        raise OptionError("section_key", expected="a section for every cell", found=found)
+    sections = sorted({str(value) for value in values})
+    if len(sections) > max(2, adata.n_obs // 2):
         raise OptionError(
             "section_key",
             expected="sections of several cells",
-            found=f"{len(names)} different values over {adata.n_obs} cells in {section_key!r}: looks like an identifier",
+            found=f"{len(sections)} different values over {adata.n_obs} cells in {section_key!r}",
+            hint="it looks like an identifier",
         )
-    return codes.ravel().astype(np.int64), tuple(str(name) for name in names)
+    section_of_value = np.array([sections.index(str(value)) for value in values], dtype=np.int64)
+    return section_of_value[codes], tuple(sections)
 
 
 def check_scale(um_per_unit: float | None) -> float:

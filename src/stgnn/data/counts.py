@@ -52,8 +52,8 @@ class _Candidate(NamedTuple):
 def find_counts(adata: AnnData, layer: str | None, argument: str, *, recover_counts: bool = False) -> Found:
     """Find the raw counts of an AnnData object.
 
-    A named layer is taken as it is. Without one, ``X``, then the layers called counts, count or raw_counts, then ``raw``
-    are tried, and the first that holds counts is taken.
+    Only a named layer is looked at. Without one, ``X``, then the layers called counts, count or raw_counts, then
+    ``raw`` are tried, and the first that holds counts is taken.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def find_problem(values: sp.csr_matrix, genes: Any) -> str:
         number = sum(int(np.count_nonzero(test(block))) for block in _blocks(values.data))
         if number:
             gene = genes[values.indices[int(np.argmax(test(values.data)))]]
-            fractional = any(_not_integer(block).any() for block in _blocks(values.data)) and name == "negative"
+            fractional = name == "negative" and any(_not_integer(block).any() for block in _blocks(values.data))
             scaled = ", and values are not integers: looks scaled or centred" if fractional else ""
             return f"{number} {name} value{'s' * (number > 1)}, the first in gene {str(gene)!r}{scaled}"
     if any(_not_integer(block).any() for block in _blocks(values.data)):
@@ -198,7 +198,7 @@ def _describe(values: sp.csr_matrix) -> str:
     if total:
         return f"{start}, equal row sums: looks normalised to a total of {total:.0f} per cell, without a logarithm"
     for name, base in _LOG_BASES.items():
-        if largest * np.log(base) > np.log(1e9):  # no cell has so many counts
+        if not _may_be_log(largest, base):
             continue
         unlogged = _unlog(sample, base)
         inverse = "exp(x)-1" if base == np.e else f"{base:.0f}^x-1"
@@ -222,10 +222,17 @@ def _equal_total(values: sp.csr_matrix) -> float:
     return middle if len(totals) > 2 and np.abs(totals - middle).max() < 0.01 * middle else 0.0
 
 
-def _unlog(values: sp.csr_matrix, base: float) -> sp.csr_matrix:
+def _unlog(values: sp.csr_matrix, base: float | None) -> sp.csr_matrix:
+    """Undo log(1 + x), in a copy; None for values that are not logarithms."""
     out = values.astype(np.float64, copy=True)
-    out.data = np.expm1(out.data * np.log(base))
+    if base is not None:
+        out.data = np.expm1(out.data * np.log(base))
     return out
+
+
+def _may_be_log(largest: float, base: float) -> bool:
+    """Whether values so large can be logarithms of counts: no cell has a billion."""
+    return largest * np.log(base) < np.log(1e9)
 
 
 def _to_steps(values: sp.csr_matrix) -> np.ndarray:
@@ -260,8 +267,8 @@ def recover(values: sp.csr_matrix, argument: str = "values") -> sp.csr_matrix:
 
     .. math:: c_{ij} = (e^{x_{ij}} - 1) / s_i, \qquad s_i = \min_{j: x_{ij} > 0} (e^{x_{ij}} - 1) / m_i
 
-    with :math:`m_i` the smallest whole number that makes all of a cell's values whole. Exact up to a factor common to all
-    counts of a cell, which nothing in the values can tell. Logarithms of base e, 2 and 10 and no logarithm are tried.
+    with :math:`m_i` the smallest whole number that makes all of a cell's values whole. Exact up to a factor common to
+    all counts of a cell, which nothing in the values can tell. Logarithms of base e, 2 and 10, then none, are tried.
 
     Parameters
     ----------
@@ -295,18 +302,14 @@ def recover(values: sp.csr_matrix, argument: str = "values") -> sp.csr_matrix:
             found="NaN, infinite or negative values: scaling cannot be undone",
             hint="pass layer=... with the raw counts",
         )
-    sample = _sample(values)
+    sample, largest = _sample(values), float(values.data.max(initial=0.0))
     for base in (*_LOG_BASES.values(), None):
-        if base is not None and values.nnz and float(values.data.max()) * np.log(base) > np.log(1e9):
+        if base is not None and not _may_be_log(largest, base):
             continue
-        undo = (
-            (lambda part, base=base: _unlog(part, base)) if base else (lambda part: part.astype(np.float64, copy=True))
-        )
-        if not _to_steps(undo(sample)).all():
+        if not _to_steps(_unlog(sample, base)).all():  # far cheaper than to try it on every cell
             continue
-        counts = undo(values)
-        failed = int((~_to_steps(counts)).sum())
-        if not failed:
+        counts = _unlog(values, base)
+        if _to_steps(counts).all():
             return counts.astype(np.float32)
     raise CountsError(
         argument,

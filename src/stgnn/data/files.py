@@ -57,7 +57,7 @@ def open_h5ad_or_zarr(path: str | Path, argument: str) -> AnnData:
             adata = anndata.read_h5ad(path) if path.suffix == ".h5ad" else anndata.read_zarr(path)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - a damaged file can fail anywhere in the readers below
+    except Exception as error:  # a damaged file can fail anywhere in the readers
         raise FileError(
             argument,
             expected=f"a readable {path.suffix} of AnnData",
@@ -175,7 +175,9 @@ def write_atomically(adata: AnnData, path: str | Path) -> None:
         os.replace(partial, path)
         _flush_one(path.parent)
         _remove(old)
-    except (OSError, TypeError, ValueError, NotImplementedError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # what cannot be written shows in the writers below, each with errors of its own
         raise FileError(
             "output", expected=f"to write {str(path)!r}", found=f"{type(error).__name__}: {error}"
         ) from error

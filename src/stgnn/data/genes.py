@@ -112,8 +112,8 @@ def best_pair(reference: dict[str, np.ndarray], query: dict[str, np.ndarray]) ->
     return proper if 2 * shared[proper] >= shared[best] else best
 
 
-def check_shared(reference: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Return the sorted names that both sides have, or say why there are too few.
+def check_shared(reference: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return the sorted names that both sides have, and a note, or say why there are too few.
 
     Raises
     ------
@@ -123,13 +123,17 @@ def check_shared(reference: np.ndarray, query: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> names = np.array([f"Gene{i}" for i in range(12)], dtype=object)
-    >>> check_shared(names, names[::-1])[:2].tolist()
-    ['Gene0', 'Gene1']
+    >>> check_shared(names, names[::-1])[1]
+    '12 genes shared, of 12 in the reference and 12 in the query'
     """
     shared = set(reference) & set(query)
     folded = {name.lower() for name in reference} & {name.lower() for name in query}
     if len(shared) >= MIN_SHARED and len(folded) <= _CASE_RATIO * len(shared):
-        return np.array(sorted(shared), dtype=object)
+        note = f"{len(shared)} genes shared, of {len(reference)} in the reference and {len(query)} in the query"
+        more = len(folded) - len(shared)
+        if more > 0:
+            note += f"; {more} more would be if case were ignored"
+        return np.array(sorted(shared), dtype=object), note
     raise GenesError(
         "genes",
         expected=f"at least {MIN_SHARED} genes shared by reference and query",
@@ -156,5 +160,5 @@ def _why_few(reference: np.ndarray, query: np.ndarray, n_shared: int, folded: se
         return f"Ensembl ids of different species ({kinds[0]} against {kinds[1]}): map one side to its orthologues"
     if any(kinds) and not all(kinds):
         with_ids, other = ("reference", "query") if kinds[0] else ("query", "reference")
-        return f"the {with_ids} has Ensembl ids and the {other} does not: add a column with the other names to var of either"
+        return f"the {with_ids} has Ensembl ids, the {other} has not: add a column with the other names to either's var"
     return "check that both hold the same species and the same kind of gene name"

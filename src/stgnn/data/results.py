@@ -13,6 +13,7 @@ from stgnn.data.schema import (
     KEY_ADDED,
     UNKNOWN,
     InputError,
+    OptionError,
     confidence_key,
     embedding_key,
     proba_key,
@@ -63,6 +64,8 @@ def write(
 
     Raises
     ------
+    OptionError
+        If ``key_added`` would overwrite a column that is no earlier result.
     InputError
         If ``adata`` is not the source, or the prediction is not one of these cells and types.
 
@@ -80,6 +83,7 @@ def write(
     import pandas as pd
     from anndata import ImplicitModificationWarning
 
+    check_key_added(adata, key_added)
     _check(adata, cells, prediction, types)
     proba = _spread(cells, prediction.proba, fill=1.0 / len(types))
     confidence = _spread(cells, prediction.proba.max(axis=1, keepdims=True), fill=0.0)[:, 0]
@@ -106,6 +110,32 @@ def write(
             "threshold": float(prediction.threshold),
             "version": __version__,
         }
+
+
+def check_key_added(adata: AnnData, key_added: str) -> None:
+    """Refuse a name for the results that would overwrite something else; an earlier result may be replaced.
+
+    Raises
+    ------
+    OptionError
+        If it does, or if a file cannot hold the name.
+
+    Examples
+    --------
+    >>> from stgnn.data.toy import toy
+    >>> check_key_added(toy()[1], "section")
+    Traceback (most recent call last):
+    stgnn.data.schema.OptionError: key_added: expected a name that is free; found 'section', a column of obs; ...
+    """
+    if not key_added or "/" in key_added:
+        raise OptionError("key_added", expected="a name without '/'", found=repr(key_added))
+    if key_added in adata.obs and key_added not in adata.uns:
+        raise OptionError(
+            "key_added",
+            expected="a name that is free",
+            found=f"{key_added!r}, a column of obs",
+            hint="choose another, or delete the column first",
+        )
 
 
 def _check(adata: AnnData, cells: Cells, prediction: Prediction, types: tuple[str, ...]) -> None:
@@ -141,9 +171,9 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {str(key).replace("/", "|"): plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+    if isinstance(value, np.ndarray) and value.ndim and value.dtype.kind in "biuf":
         return value
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return plain(value.item())
     if isinstance(value, (bool, int, float, str)):
         return value

@@ -113,6 +113,17 @@ def nearest(name: str, options: Iterable[str]) -> str:
     return f"available: {shown}" if names else "there are none"
 
 
+def number_of(number: int, thing: str) -> str:
+    """Write a number of things.
+
+    Examples
+    --------
+    >>> number_of(1, "cell"), number_of(2, "cell")
+    ('1 cell', '2 cells')
+    """
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
 def type_columns(types: Iterable[str]) -> list[str]:
     """Names of the columns of the table of probabilities: the types, with ``/``, which files forbid, as ``|``.
 

@@ -27,8 +27,8 @@ def toy(
 
     .. math:: c_{ij} \sim \mathrm{NegBin}(l_i\, p_{t_i j}\, f_j, \theta = 2)
 
-    with :math:`l` the depth of a cell, :math:`p_t` the profile of its type and :math:`f` the platform's factor of a gene (1 in
-    the reference). Most types fill one layer of the tissue each; the others are mixed in everywhere.
+    with :math:`l` the depth of a cell, :math:`p_t` the profile of its type and :math:`f` the platform's factor of a
+    gene (1 in the reference). Most types fill one layer of the tissue each; the others are mixed in everywhere.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ def toy(
     Returns
     -------
     tuple[anndata.AnnData, anndata.AnnData]
-        Reference with ``obs["cell_type"]``; query with ``obs["section"]``, ``obsm["spatial"]`` in micrometres and the true
-        types in ``obs["cell_type"]``. ``X`` holds raw counts, float32 CSR.
+        Reference with ``obs["cell_type"]``; query with ``obs["section"]``, ``obsm["spatial"]`` in micrometres and the
+        true types in ``obs["cell_type"]``. ``X`` holds raw counts, float32 CSR.
 
     Raises
     ------

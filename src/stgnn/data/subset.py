@@ -1,0 +1,100 @@
+"""Cells left out, genes taken or renamed: each step gives new cells that note what it did."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stgnn.data.genes import VAR_NAMES, merge_duplicates
+from stgnn.data.schema import CountsError, LabelsError, number_of
+
+if TYPE_CHECKING:
+    from stgnn.data.cells import Cells
+
+logger = logging.getLogger(__name__)
+
+
+def note(cells: Cells, *notes: str) -> Cells:
+    """Add sentences to the notes, and log them."""
+    for sentence in notes:
+        logger.info(sentence)
+    return replace(cells, notes=(*cells.notes, *notes))
+
+
+def keep(cells: Cells, kept: np.ndarray) -> Cells:
+    """Leave cells out, with everything that goes with them."""
+    if kept.all():
+        return cells
+    return replace(
+        cells,
+        counts=cells.counts[np.flatnonzero(kept)],
+        names=cells.names[kept],
+        coords=None if cells.coords is None else cells.coords[kept],
+        section=cells.section[kept],
+        labels=None if cells.labels is None else cells.labels[kept],
+        rows=cells.rows[kept],
+    )
+
+
+def drop_empty(cells: Cells, argument: str) -> Cells:
+    """Leave out cells without a count."""
+    filled = np.diff(cells.counts.indptr) > 0
+    if not filled.any():
+        raise CountsError(argument, expected="cells with counts", found=f"none in {len(cells)} cells")
+    if filled.all():
+        return cells
+    return note(
+        keep(cells, filled), f"{number_of(int((~filled).sum()), 'cell')} of the {argument} without a count left out"
+    )
+
+
+def drop_rare(cells: Cells) -> Cells:
+    """Leave out types of a single cell, and names of types that no cell has."""
+    if cells.labels is None:
+        return cells
+    number = np.bincount(cells.labels, minlength=len(cells.types))
+    single = [cells.types[code] for code in np.flatnonzero(number == 1)]
+    if single:
+        shown = ", ".join(single[:5]) + (", ..." if len(single) > 5 else "")
+        cells = note(cells, f"types of a single cell left out of the reference: {shown}")
+    codes = np.flatnonzero(number > 1)
+    types = tuple(cells.types[code] for code in codes)
+    if len(types) < 2:
+        raise LabelsError(
+            "labels_key", expected="at least two types of two or more cells", found=", ".join(types) or "none"
+        )
+    new_code = np.full(len(number), -1, dtype=np.int64)
+    new_code[codes] = np.arange(len(codes))
+    return keep(replace(cells, labels=new_code[cells.labels], types=types), number[cells.labels] > 1)
+
+
+def gene_names_of(cells: Cells) -> dict[str, np.ndarray]:
+    """All names of the genes, by kind."""
+    return {VAR_NAMES: cells.genes, **cells.other_ids}
+
+
+def call_genes(cells: Cells, kind: str, argument: str) -> Cells:
+    """Call the genes by the names in another column of ``var``."""
+    if kind == VAR_NAMES:
+        return cells
+    counts, genes, first = merge_duplicates(cells.counts, cells.other_ids[kind])
+    other_ids = {column: ids[first] for column, ids in cells.other_ids.items() if column != kind}
+    renamed = replace(cells, counts=counts, genes=genes, other_ids=other_ids)
+    return note(renamed, f"genes of the {argument} called by var[{kind!r}]")
+
+
+def take(cells: Cells, genes: np.ndarray) -> Cells:
+    """Take genes in the order given."""
+    place = {name: column for column, name in enumerate(cells.genes)}
+    columns = np.array([place[name] for name in genes], dtype=np.int64)
+    counts = cells.counts[:, columns]
+    counts.sort_indices()  # so that equal cells are equal arrays, whatever the order of genes in the source
+    return replace(
+        cells,
+        counts=counts,
+        genes=np.asarray(genes, dtype=object),
+        other_ids={column: ids[columns] for column, ids in cells.other_ids.items()},
+    )
