@@ -289,7 +289,7 @@ def test_delaunay_against_scipy(tissue):
 @pytest.mark.parametrize("d", [2, 3])
 def test_delaunay_of_a_line_is_a_chain(d):
     step = np.array([0.0, 3.0, 1.0, 7.0, 2.0])
-    coords = step[:, None] * np.ones(d) / 3 + 1000.0
+    coords = step[:, None] * np.ones(d) / 3 + 1000.0 * np.arange(d)
     with pytest.raises(QhullError):
         Delaunay(coords)
     chain = {(0, 2), (2, 4), (4, 1), (1, 3)}
@@ -346,6 +346,11 @@ def test_each_section_has_its_own_pitch():
     coords = np.vstack([lattice("square", 5), 40 * lattice("square", 5)])
     graph = square_grid(coords, np.repeat([0, 1], 25))
     np.testing.assert_array_equal(graph.degree[:25], graph.degree[25:])
+
+
+def test_the_pitch_is_that_of_places_not_of_spots():
+    coords = np.repeat(lattice("square", 5), 2, axis=0)
+    assert square_grid(coords, np.zeros(50, dtype=int)).degree[24] == 2 * 4 + 1
 
 
 def test_rings_do_not_jump_over_holes():

@@ -170,11 +170,11 @@ def _squares(points: np.ndarray, wanted: int) -> np.ndarray:
     """Number the occupied squares of the best side and return the square of each point."""
     shifted = points - points.min(axis=0)
     span = float(shifted.max())
-    if len(points) <= wanted or span == 0:
-        return np.zeros(len(points), dtype=np.int64)
+    best, miss = np.zeros(len(points), dtype=np.int64), abs(np.log(len(points) / wanted))
+    if span == 0:
+        return best
     # The median grows with the side, from about one cell at the lower end to all cells at the upper.
     low, high = span / len(points), 2 * span
-    best, miss = np.zeros(len(points), dtype=np.int64), np.log(len(points) / wanted)
     for _ in range(_STEPS):
         side = np.sqrt(low * high)
         square, count = _occupied(shifted, side)
