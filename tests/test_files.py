@@ -79,6 +79,11 @@ def test_a_killed_write_leaves_only_a_partial_file_which_the_next_write_removes(
     assert os.listdir(tmp_path) == [path.name + PARTIAL]
     write_atomically(query, path)
     assert os.listdir(tmp_path) == [path.name]
+    old = tmp_path / f"{path.name}.old{PARTIAL}"  # what a kill while a folder is replaced leaves
+    old.mkdir()
+    (old / "part").touch()
+    write_atomically(query, path)
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_a_failed_write_leaves_the_earlier_result(query, tmp_path):

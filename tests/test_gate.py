@@ -435,11 +435,12 @@ def test_cells_empty_over_the_shared_genes_are_left_out(reference, query):
         adata.X[4, 50] = 1
     cells = read_query(query)
     assert 4 in cells.rows
-    ref, aligned = align(read_reference(reference), read_query(query[:, :40].copy()))
-    assert 4 not in aligned.rows
-    assert 4 not in ref.rows
-    assert (np.diff(ref.counts.indptr) > 0).all()
-    assert (np.diff(aligned.counts.indptr) > 0).all()
+    assert 4 in read_reference(reference).rows
+    ref, _ = align(read_reference(reference), read_query(query[:, :40].copy()))
+    _, aligned = align(read_reference(reference[:, :40].copy()), cells)
+    for part in (ref, aligned):
+        assert 4 not in part.rows
+        assert (np.diff(part.counts.indptr) > 0).all()
     assert len(select_genes(cells, query.var_names[:40])) == int((query.X[:, :40].sum(axis=1) > 0).sum())
 
 
@@ -502,8 +503,9 @@ def test_genes_without_the_other_name_are_left_out(reference, query):
 def test_names_that_match_are_kept_whatever_the_columns_hold(reference, query):
     for adata in (reference, query):
         adata.var["gene_ids"] = [ensembl(i) for i in range(60)]
+    query.var_names = [*query.var_names[:55], *"ABCDE"]  # ids would match a few more
     ref, _ = align(read_reference(reference), read_query(query))
-    assert ref.genes.tolist() == sorted(reference.var_names)
+    assert ref.genes.tolist() == sorted(reference.var_names[:55])
 
 
 def test_too_few_shared_genes_are_named(reference, query):
