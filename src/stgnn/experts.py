@@ -1,0 +1,261 @@
+"""Simple strong experts as pure functions of arrays: alignment, votes, profiles, their mixture, guarded self-training.
+
+The sibling methods are thin classes over these functions, and the mixture of them is the teacher from which
+``SpatialTransformerGNN`` starts; since methods never import each other, what they share lives here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.special import softmax
+
+CLIP = 10.0
+"""Standardised values are cut here: a rare gene in one cell must not outweigh a hundred others."""
+
+
+def log_normalise(counts: sp.csr_matrix, depth: float) -> np.ndarray:
+    r"""Log counts per cell scaled to one depth: :math:`\log(1 + d\,x_{ng} / \sum_g x_{ng})`.
+
+    Parameters
+    ----------
+    counts
+        Raw counts (cells, genes).
+    depth
+        Total that every cell is scaled to, usually the query's median.
+
+    Returns
+    -------
+    Dense float32 array (cells, genes).
+    """
+    total = np.asarray(counts.sum(1)).ravel()
+    scaled = sp.diags_array(depth / np.maximum(total, 1.0)) @ counts
+    return np.log1p(scaled.toarray().astype(np.float32))
+
+
+def standardise(values: np.ndarray) -> np.ndarray:
+    """Centre and scale each gene within one data set, which removes gene-wise platform shifts, and clip."""
+    centred = values - values.mean(0)
+    return np.clip(centred / (values.std(0) + 1e-3), -CLIP, CLIP).astype(np.float32)
+
+
+def joint_pca(reference: np.ndarray, query: np.ndarray, n_components: int, random_state: int) -> np.ndarray:
+    """Principal components of both data sets together (cells of reference then query, components)."""
+    from sklearn.decomposition import PCA
+
+    both = np.vstack([reference, query])
+    n_components = min(n_components, both.shape[1] - 1, both.shape[0] - 1)
+    return PCA(n_components, svd_solver="randomized", random_state=random_state).fit_transform(both)
+
+
+def vote(reference: np.ndarray, labels: np.ndarray, query: np.ndarray, n_types: int, k: int = 30) -> np.ndarray:
+    """Distance-weighted vote of the ``k`` nearest reference cells: probabilities (cells, types)."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    model = KNeighborsClassifier(min(k, len(labels)), weights="distance").fit(reference, labels)
+    return spread(model.predict_proba(query), model.classes_, n_types)
+
+
+def logistic(
+    reference: np.ndarray, labels: np.ndarray, query: np.ndarray, n_types: int, *, C: float, balanced: bool
+) -> np.ndarray:
+    """Multinomial logistic regression: probabilities (cells, types)."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=C, max_iter=200, class_weight="balanced" if balanced else None)
+    return spread(model.fit(reference, labels).predict_proba(query), model.classes_, n_types)
+
+
+def spread(proba: np.ndarray, classes: np.ndarray, n_types: int) -> np.ndarray:
+    """Columns of the classes seen into columns of all types; the others get zero."""
+    out = np.zeros((len(proba), n_types))
+    out[:, classes] = proba
+    return out
+
+
+def harmony(
+    components: np.ndarray, batch: np.ndarray, *, random_state: int, theta: float = 2.0, sigma: float = 0.1, ridge: float = 1.0
+) -> np.ndarray:
+    r"""Components corrected for batches by soft clusters that every batch shares.
+
+    Soft clusters maximise diversity, :math:`R_{ki} \propto e^{-2(1 - Y_k \cdot z_i)/\sigma} (E_{kb}/O_{kb})^\theta`
+    on cosine-normalised components, then each cluster's batch offsets, estimated by ridge regression, are removed.
+
+    References
+    ----------
+    Korsunsky et al., Fast, sensitive and accurate integration of single-cell data with Harmony, Nat. Methods 2019.
+
+    Parameters
+    ----------
+    components
+        Principal components (cells, components).
+    batch
+        Batch codes (cells,).
+    random_state
+        Seed of the k-means start and of the order of updates.
+    theta, sigma, ridge
+        Strength of the diversity term, width of the soft clusters, shrinkage of the offsets.
+
+    Returns
+    -------
+    Corrected components, same shape.
+    """
+    from sklearn.cluster import KMeans
+
+    rng = np.random.default_rng(random_state)
+    n, one_hot = len(batch), np.eye(batch.max() + 1, dtype=np.float32)[batch]
+    share, n_clusters = one_hot.mean(0), int(np.clip(n / 30, 2, 100))
+    original = components.astype(np.float32)
+    corrected = original.copy()
+    unit = _unit(corrected)
+    start = KMeans(n_clusters, n_init=1, max_iter=25, random_state=random_state).fit(unit)
+    centres = _unit(start.cluster_centers_.astype(np.float32))
+    member = softmax(unit @ centres.T * (2 / sigma), 1)
+    before = np.inf
+    for _ in range(10):
+        member, centres, objective = _diverse_clusters(unit, member, centres, one_hot, share, theta, sigma, rng)
+        corrected = _remove_offsets(original, member, one_hot, ridge)
+        unit = _unit(corrected)
+        if before - objective < 1e-4 * abs(before) and np.isfinite(before):
+            break
+        before = objective
+    return corrected
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-8)
+
+
+def _diverse_clusters(
+    unit: np.ndarray,
+    member: np.ndarray,
+    centres: np.ndarray,
+    one_hot: np.ndarray,
+    share: np.ndarray,
+    theta: float,
+    sigma: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Soft k-means with the diversity penalty, updated in random blocks of a twentieth of the cells."""
+    before = np.inf
+    objective = np.inf
+    for _ in range(20):
+        centres = _unit(member.T @ unit)
+        distance = 2 * (1 - unit @ centres.T)
+        observed = member.T @ one_hot
+        kernel = np.exp(-distance / sigma)
+        for block in np.array_split(rng.permutation(len(unit)), 20):
+            observed -= member[block].T @ one_hot[block]
+            expected = observed.sum(1, keepdims=True) * share
+            penalty = ((expected + 1) / (observed + 1)) ** theta
+            fresh = kernel[block] * (one_hot[block] @ penalty.T)
+            member[block] = fresh / np.maximum(fresh.sum(1, keepdims=True), 1e-30)
+            observed += member[block].T @ one_hot[block]
+        entropy = (member * np.log(member + 1e-12)).sum()
+        expected = observed.sum(1, keepdims=True) * share
+        diversity = (observed * np.log((observed + 1) / (expected + 1))).sum()
+        objective = float((member * distance).sum() + sigma * entropy + sigma * theta * diversity)
+        if abs(before - objective) < 1e-5 * abs(before):
+            break
+        before = objective
+    return member, centres, objective
+
+
+def _remove_offsets(original: np.ndarray, member: np.ndarray, one_hot: np.ndarray, ridge: float) -> np.ndarray:
+    corrected = original.copy()
+    design = np.hstack([np.ones((len(original), 1), dtype=np.float32), one_hot])
+    penalty = ridge * np.diag(np.r_[0.0, np.ones(one_hot.shape[1])])
+    for k in range(member.shape[1]):
+        weighted = design * member[:, k : k + 1]
+        offsets = np.linalg.solve(weighted.T @ design + penalty, weighted.T @ original)
+        offsets[0] = 0  # the cluster's own centre stays; only the batches' departures from it are removed
+        corrected -= (weighted @ offsets).astype(np.float32)
+    return corrected
+
+
+def profiles(counts: sp.csr_matrix, labels: np.ndarray, n_types: int, shrink: float = 0.02) -> np.ndarray:
+    """Share of each gene in each type's pooled counts (types, genes), shrunken towards the overall mix."""
+    one_hot = sp.csr_array((np.ones(len(labels)), (labels, np.arange(len(labels)))), shape=(n_types, len(labels)))
+    pooled = np.asarray((one_hot @ counts).todense(), dtype=float)
+    overall = pooled.sum(0) / pooled.sum()
+    return (pooled / np.maximum(pooled.sum(1, keepdims=True), 1) + shrink * overall) / (1 + shrink)
+
+
+def profile_scores(counts: sp.csr_matrix, rates: np.ndarray, dispersion: float = 2.0) -> np.ndarray:
+    r"""Negative-binomial log-likelihood of each cell under each type's rates, up to a constant of the cell.
+
+    :math:`\sum_g x_g \log\frac{\mu_g}{\mu_g + \theta} - \theta \log(1 + \mu_g/\theta)`, :math:`\mu_g = n\,r_{kg}`.
+    """
+    size = np.maximum(np.asarray(counts.sum(1)).ravel(), 1.0)
+    out = np.empty((counts.shape[0], len(rates)))
+    dense = counts.toarray()
+    for k, rate in enumerate(rates):
+        mean = size[:, None] * rate + 1e-6
+        out[:, k] = np.einsum("ng,ng->n", dense, np.log(mean / (mean + dispersion))) - dispersion * np.log1p(mean / dispersion).sum(1)
+    return out
+
+
+def platform_scores(counts: sp.csr_matrix, rates: np.ndarray, rounds: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Profile scores with a gene-wise platform scale fitted by EM and shrunken; also the scale (genes,)."""
+    total = np.asarray(counts.sum(1)).ravel()
+    per_gene = np.asarray(counts.sum(0)).ravel()
+    size, ambient = np.maximum(total, 1.0), per_gene / per_gene.sum()
+    scale, prior = np.ones(len(ambient)), np.full(len(rates), 1 / len(rates))
+    scores = np.empty(0)
+    for _ in range(rounds):
+        scaled = rates * scale
+        scaled = 0.95 * scaled / scaled.sum(1, keepdims=True) + 0.05 * ambient
+        scores = profile_scores(counts, scaled)
+        share = softmax(scores + np.log(prior), 1)
+        prior = 0.5 * share.mean(0) + 0.5 / len(rates)
+        expected = (share * size[:, None]).sum(0) @ rates
+        scale = np.exp(np.clip(np.log((per_gene + 5) / (expected + 5)), -2, 2) * 0.7)
+    return scores, scale
+
+
+def temper(scores: np.ndarray, target: float = 0.85) -> np.ndarray:
+    """Probabilities from scores at the one temperature that makes the mean top probability ``target``.
+
+    Sums over genes count dependent evidence as independent; untempered, they are certain of everything.
+    """
+    low, high = 1e-3, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if softmax(scores * middle, 1).max(1).mean() < target else (low, middle)
+    return softmax(scores * low, 1)
+
+
+def mix(probas: list[np.ndarray], weights: np.ndarray | None = None, floor: float = 1e-3) -> np.ndarray:
+    """Product of experts: softmax of the weighted sum of log-probabilities."""
+    weights = np.ones(len(probas)) if weights is None else weights
+    return softmax(sum(w * np.log(p + floor) for w, p in zip(weights, probas, strict=True)), 1)
+
+
+def confident(proba: np.ndarray, share: float = 0.6, at_least: int = 10) -> np.ndarray:
+    """Mask of the most confident ``share`` of the cells of each predicted type, so that no type is crowded out."""
+    guess, top, keep = proba.argmax(1), proba.max(1), np.zeros(len(proba), bool)
+    for k in np.unique(guess):
+        cells = np.flatnonzero(guess == k)
+        keep[cells[np.argsort(-top[cells], kind="stable")][: max(at_least, int(share * len(cells)))]] = True
+    return keep
+
+
+def self_train(teacher: np.ndarray, features: np.ndarray, rounds: int = 4, C: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+    """The query teaches itself: students fitted on confident guesses, joined with half of the teacher's log-probabilities.
+
+    Returns
+    -------
+    The joined probabilities and the last student's own (cells, types).
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    joined, own = teacher, teacher
+    for _ in range(rounds):
+        keep, guess = confident(joined), joined.argmax(1)
+        if len(np.unique(guess[keep])) < 2:
+            break
+        student = LogisticRegression(C=C, max_iter=100).fit(features[keep], guess[keep])
+        own = spread(student.predict_proba(features), student.classes_, teacher.shape[1])
+        own = (own + 1e-4) / (own + 1e-4).sum(1, keepdims=True)
+        joined = softmax(np.log(own) + 0.5 * np.log(teacher + 1e-3), 1)
+    return joined, own

@@ -1,0 +1,51 @@
+"""Losses: classification with soft targets, and contrastive alignment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+
+def soft_cross_entropy(
+    logits: Float[Tensor, "n c"], target: Float[Tensor, "n c"], weight: Float[Tensor, "n"]
+) -> Float[Tensor, ""]:
+    r"""Weighted cross-entropy with soft targets: :math:`-\sum_n w_n \sum_c t_{nc} \log p_{nc} / \sum_n w_n`."""
+    loss = -(target * F.log_softmax(logits.float(), 1)).sum(1)
+    return (weight * loss).sum() / weight.sum().clamp(min=1e-8)
+
+
+def contrastive(
+    anchor: Float[Tensor, "n d"], other: Float[Tensor, "m d"], positive: Bool[Tensor, "n m"], temperature: float = 0.1
+) -> Float[Tensor, ""]:
+    r"""Pull anchors to their positives and away from the rest.
+
+    .. math:: -\frac{1}{|A|}\sum_{i \in A} \log \frac{\sum_{j \in P(i)} e^{z_i \cdot z_j / \tau}}{\sum_j e^{z_i \cdot z_j / \tau}}
+
+    Anchors without a positive do not count.
+
+    References
+    ----------
+    van den Oord et al., Representation learning with contrastive predictive coding, 2018; Khosla et al., Supervised
+    contrastive learning, NeurIPS 2020.
+
+    Parameters
+    ----------
+    anchor, other
+        Vectors, normalised here.
+    positive
+        Which of the others belong to each anchor.
+    temperature
+        Width of the softmax.
+    """
+    score = F.normalize(anchor.float(), dim=1) @ F.normalize(other.float(), dim=1).T / temperature
+    has = positive.any(1)
+    if not bool(has.any()):
+        return score.sum() * 0.0
+    near = score.masked_fill(~positive, -torch.inf)[has].logsumexp(1)
+    return (score[has].logsumexp(1) - near).mean()
