@@ -1,0 +1,254 @@
+"""The command line: read a file, call one function, write a file. Every refusal is one line and exit code 2."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stgnn import __version__
+from stgnn.data.schema import (
+    KEY_ADDED,
+    LABELS_KEY,
+    SPATIAL_KEY,
+    UNKNOWN,
+    FileError,
+    OptionError,
+    StgnnError,
+    confidence_key,
+)
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+WRONG_INPUT = 2
+INTERRUPTED = 130
+
+
+class _Number(click.ParamType):
+    """A number, refused in the words of this package rather than click's."""
+
+    name = "number"
+
+    def __init__(self, kind: type[int] | type[float], expected: str) -> None:
+        self.kind, self.expected = kind, expected
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        try:
+            return self.kind(value)
+        except ValueError:
+            argument = param.opts[0] if param else "number"
+            raise OptionError(argument, expected=self.expected, found=repr(value)) from None
+
+
+_VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is being done.")
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="stgnn", message="%(prog)s %(version)s")
+@click.pass_context
+def _cli(ctx: click.Context) -> None:
+    """Cell types for spatial transcriptomics."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@_cli.command("annotate", short_help="Annotate a spatial data set from an annotated reference.")
+@click.argument("query", type=click.Path(path_type=Path))
+@click.option("--reference", type=click.Path(path_type=Path), help="Annotated cells, .h5ad or .zarr, with raw counts.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Where to write, .h5ad or .zarr.")
+@click.option("--labels-key", default=LABELS_KEY, show_default=True, help="Column of the reference with the types.")
+@click.option("--section-key", help="Column with the section of each cell.  [default: one section]")
+@click.option("--spatial-key", default=SPATIAL_KEY, show_default=True, help="Entry of obsm with the coordinates.")
+@click.option("--layer", help="Layer of the query with raw counts, or X, or raw.  [default: look for them]")
+@click.option("--reference-layer", help="The same for the reference.")
+@click.option("--recover-counts", is_flag=True, help="Turn log-normalised values back into counts.")
+@click.option("--um-per-unit", type=_Number(float, "a number"), help="Micrometres per unit of the coordinates.")
+@click.option("--method", default="stgnn", show_default=True, help="Method; a wrong name lists all.")
+@click.option("--key-added", default=KEY_ADDED, show_default=True, help="Name of the results.")
+@click.option("--save-model", type=click.Path(path_type=Path), help="Folder to save the fitted model in.")
+@click.option("--model", type=click.Path(path_type=Path), help="Folder of a saved model, to use without fitting.")
+@click.option("--report", type=click.Path(path_type=Path), help="HTML file to write a report to.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--random-state", default=0, show_default=True, type=_Number(int, "a whole number"), help="Seed.")
+@_VERBOSE
+def _annotate(
+    query: Path,
+    reference: Path | None,
+    output: Path,
+    labels_key: str,
+    section_key: str | None,
+    spatial_key: str,
+    layer: str | None,
+    reference_layer: str | None,
+    recover_counts: bool,
+    um_per_unit: float | None,
+    method: str,
+    key_added: str,
+    save_model: Path | None,
+    model: Path | None,
+    report: Path | None,
+    device: str,
+    random_state: int,
+    verbose: bool,
+) -> None:
+    """Annotate the cells of QUERY, a .h5ad or .zarr with raw counts.
+
+    Writes OUTPUT: the query with the results under KEY-ADDED. A run that was killed resumes when the same command is
+    run again.
+    """
+    from stgnn.data.files import check_output, open_h5ad_or_zarr, write_atomically
+
+    inputs = [path for path in (query, reference) if path is not None]
+    check_output(output, inputs=inputs)
+    if report is not None:
+        _check_report(report)
+    if model is not None and reference is not None and report is None:
+        raise OptionError(
+            "--reference", expected="none with --model, unless for a --report", found=repr(str(reference))
+        )
+    with _logging(verbose):
+        from stgnn import tl
+
+        adata = open_h5ad_or_zarr(query, "query")
+        known = None if reference is None else open_h5ad_or_zarr(reference, "reference")
+        checkpoint = output.with_name(output.name + ".checkpoint")
+        tl.annotate(
+            adata,
+            known if model is None else None,
+            labels_key=labels_key,
+            section_key=section_key,
+            spatial_key=spatial_key,
+            layer=layer,
+            reference_layer=reference_layer,
+            recover_counts=recover_counts,
+            um_per_unit=um_per_unit,
+            method=method,
+            key_added=key_added,
+            model=model,
+            save_model=save_model,
+            checkpoint=checkpoint,
+            device=device,
+            random_state=random_state,
+        )
+        write_atomically(adata, output)
+        if report is not None:
+            from stgnn.report import write_report
+
+            keys = {"labels_key": labels_key, "section_key": section_key, "spatial_key": spatial_key}
+            write_report(adata, report, key=key_added, reference=known, **keys)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    _summarise(adata, key_added, [path for path in (output, report, save_model) if path is not None])
+
+
+@_cli.command("demo", short_help="Annotate a MERFISH section that ships with the package.")
+@click.option(
+    "--output", default="demo", show_default=True, type=click.Path(path_type=Path), help="Folder to write to."
+)
+@_VERBOSE
+def _demo(output: Path, verbose: bool) -> None:
+    """Annotate one section of mouse hypothalamus, whose true types are known, and score every method on it."""
+    from stgnn.demo import run
+
+    with _logging(verbose):
+        run(output)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    args
+        Arguments after the name of the program; None for those of this process.
+
+    Returns
+    -------
+    int
+        Exit code: 0 done, 2 wrong input (one line on stderr says what), 130 interrupted.
+
+    Examples
+    --------
+    >>> main(["--version"])
+    stgnn 0.1.0
+    0
+    """
+    try:
+        with _cli.make_context("stgnn", list(sys.argv[1:] if args is None else args)) as ctx:
+            _cli.invoke(ctx)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        click.echo(_one_line(error), err=True)
+        return WRONG_INPUT
+    except StgnnError as error:
+        click.echo(str(error), err=True)
+        return WRONG_INPUT
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; run the same command again to go on", err=True)
+        return INTERRUPTED
+    return 0
+
+
+def _one_line(error: click.UsageError) -> str:
+    """Bring a refusal of click's into the form of this package's: argument, expected, found."""
+    program = error.ctx.command_path if error.ctx else "stgnn"
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        argument, expected, found = error.param.opts[0], "a value", "none"
+    elif isinstance(error, click.NoSuchOption):
+        argument, expected = error.option_name, f"an option that '{program} --help' lists"
+        found = "none of that name" + (f"; did you mean {error.possibilities[0]}?" if error.possibilities else "")
+    else:
+        argument, expected, found = program, f"what '{program} --help' lists", error.format_message()
+    return " ".join(f"{argument}: expected {expected}; found {found}".split())
+
+
+@contextmanager
+def _logging(verbose: bool) -> Iterator[None]:
+    """Send the log, and Python's warnings, to stderr; without ``verbose`` only what needs attention."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("stgnn")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.captureWarnings(True)
+    silent = logging.getLogger("py.warnings")
+    silent.setLevel(logging.WARNING if verbose else logging.ERROR)
+    silent.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        logger.removeHandler(handler)
+        silent.removeHandler(handler)
+
+
+def _check_report(path: Path) -> None:
+    """Make sure that a report can be written, before any work is done for it."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise FileError("--report", expected="a name ending in .html", found=repr(str(path)))
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise FileError("--report", expected="a file in an existing folder", found=repr(str(path)))
+
+
+def _summarise(adata: AnnData, key: str, written: list[Path]) -> None:
+    """Say on stdout what came out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    called = adata.obs[key].astype(str)
+    unknown = int((called == UNKNOWN).sum())
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_row("cells", f"{adata.n_obs:,}")
+    table.add_row("types", f"{called[called != UNKNOWN].nunique()} of {len(adata.uns[key]['types'])} in the reference")
+    table.add_row("unknown", f"{unknown:,} ({unknown / adata.n_obs:.1%})")
+    table.add_row("confidence", f"median {adata.obs[confidence_key(key)].median():.2f}")
+    for path in written:
+        table.add_row("written", str(path))
+    Console(soft_wrap=True).print(table)

@@ -1,0 +1,60 @@
+"""All methods, ours and its siblings, under one contract; each is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from stgnn.data.schema import check_option
+
+if TYPE_CHECKING:
+    from stgnn.methods.base import Annotator
+
+ANNOTATORS = {
+    "stgnn": ("stgnn.methods.spatial_transformer_gnn", "SpatialTransformerGNN"),
+    "mixture": ("stgnn.methods.mixture", "Mixture"),
+    "logistic": ("stgnn.methods.linear", "LogisticRegression"),
+    "logistic-neighbours": ("stgnn.methods.linear", "LogisticNeighbours"),
+    "knn-harmony": ("stgnn.methods.linear", "KnnHarmony"),
+}
+"""Module and class of each method, by the name that users give it."""
+
+
+def annotator(name: str) -> type[Annotator]:
+    """Find the class of a method.
+
+    Parameters
+    ----------
+    name
+        One of the names in :data:`ANNOTATORS`.
+
+    Returns
+    -------
+    type
+        A subclass of :class:`stgnn.methods.base.Annotator`.
+
+    Raises
+    ------
+    OptionError
+        If there is no such method; the message lists all.
+
+    Examples
+    --------
+    >>> annotator("logistic").__name__
+    'LogisticRegression'
+    """
+    check_option("method", name, ANNOTATORS)
+    module, cls = ANNOTATORS[name]
+    return getattr(importlib.import_module(module), cls)
+
+
+def name_of(cls: type[Annotator]) -> str | None:
+    """Name of a method's class, or None if it is none of ours.
+
+    Examples
+    --------
+    >>> name_of(annotator("logistic"))
+    'logistic'
+    """
+    names = {place: name for name, place in ANNOTATORS.items()}
+    return names.get((cls.__module__, cls.__name__))

@@ -1,0 +1,207 @@
+"""The front door: one function that reads, fits, predicts and writes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, ModelError, OptionError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stgnn.methods.base import Annotator
+
+__all__ = ["annotate"]
+
+
+def annotate(
+    adata: AnnData,
+    reference: AnnData | str | Path | None = None,
+    *,
+    labels_key: str = LABELS_KEY,
+    section_key: str | None = None,
+    spatial_key: str = SPATIAL_KEY,
+    layer: str | None = None,
+    reference_layer: str | None = None,
+    recover_counts: bool = False,
+    um_per_unit: float | None = None,
+    method: str | Annotator = "stgnn",
+    key_added: str = KEY_ADDED,
+    model: str | Path | Annotator | None = None,
+    save_model: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    random_state: int = 0,
+    copy: bool = False,
+) -> AnnData | None:
+    r"""Give every cell the type, or the unknown, that an annotated reference says it is.
+
+    .. math:: \hat y_n = \arg\max_t p(y_n = t \mid x, s, \text{reference}), \quad \text{or unknown where } r_n > \tau
+
+    with :math:`x` the counts of all cells, :math:`s` their places, :math:`r` the rejection score and :math:`\tau` the
+    threshold that the method chose.
+
+    Parameters
+    ----------
+    adata
+        Cells to annotate (cells, genes), with raw counts; labels they may have are never looked at.
+    reference
+        Annotated cells, dissociated or spatial: AnnData, or the path of a ``.h5ad`` or ``.zarr``. Never modified. None
+        with ``model``.
+    labels_key
+        Column of ``reference.obs`` with the types.
+    section_key
+        Column of ``adata.obs`` with the section of each cell; used for the reference too where it has that column. None
+        for one section.
+    spatial_key
+        Key of ``obsm`` with the coordinates, 2 or 3 columns; without any, cells are annotated by expression alone.
+    layer, reference_layer
+        Where the raw counts are: a layer, ``"X"`` or ``"raw"``; None to look for them.
+    recover_counts
+        Whether log-normalised values may be turned back into counts.
+    um_per_unit
+        Micrometres per unit of the coordinates.
+    method
+        One of ``stgnn.methods.ANNOTATORS``, or a method with hyper-parameters of one's own, which is copied, not
+        changed.
+    key_added
+        Name of the results.
+    model
+        A fitted method, or the folder of a saved one, to use instead of fitting one.
+    save_model
+        Folder to save the fitted method in.
+    checkpoint
+        Folder in which training keeps its state, so that a killed run resumes; for methods that train.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``; for methods that can choose. Like
+        ``random_state``, used where ``method`` is a name.
+    random_state
+        Seed; equal seeds give equal results.
+    copy
+        Whether to return an annotated copy and leave ``adata`` as it is.
+
+    Returns
+    -------
+    anndata.AnnData or None
+        A copy if ``copy``; else None, after writing
+
+        - ``adata.obs[key_added]``: type of each cell, categorical, "unknown" where rejected;
+        - ``adata.obs[f"{key_added}_confidence"]``: calibrated confidence, 0 to 1;
+        - ``adata.obs[f"{key_added}_rejection"]``: rejection score, 0 to 1;
+        - ``adata.obsm[f"{key_added}_proba"]``: probabilities (cells, types), a DataFrame;
+        - ``adata.obsm[f"X_{key_added}"]``: embedding (cells, dimensions);
+        - ``adata.uns[key_added]``: types, parameters, notes, details of the method, version.
+
+    Raises
+    ------
+    InputError
+        One of its kinds, in one line, for whatever cannot be read, matched or learned from.
+    ModelError
+        If a saved model is damaged.
+
+    Examples
+    --------
+    >>> import stgnn
+    >>> from stgnn.data.toy import toy
+    >>> reference, adata = toy(n_cells=100)
+    >>> stgnn.tl.annotate(adata, reference, section_key="section", method="logistic")
+    >>> adata.obs["stgnn"].cat.categories.tolist()
+    ['type 1', 'type 2', 'type 3', 'type 4', 'type 5', 'unknown']
+    """
+    from stgnn.data import cells
+    from stgnn.methods import name_of
+    from stgnn.methods.base import check_model_folder, saved_fields
+
+    cells.check_key_added(adata, key_added)
+    _check(reference, model, save_model, device, random_state)
+    if save_model is not None:
+        check_model_folder(save_model)
+    query = cells.read_query(
+        adata,
+        section_key=section_key,
+        spatial_key=spatial_key,
+        layer=layer,
+        recover_counts=recover_counts,
+        um_per_unit=um_per_unit,
+    )
+    if reference is None:
+        fitted = _fitted(model, device)
+        query = cells.select_genes(query, fitted.genes_)
+    else:
+        known = cells.read_reference(
+            reference,
+            labels_key=labels_key,
+            section_key=section_key,
+            spatial_key=spatial_key,
+            layer=reference_layer,
+            recover_counts=recover_counts,
+            um_per_unit=um_per_unit,
+        )
+        known, query = cells.align(known, query)
+        fitted = _method(method, checkpoint, device, random_state)
+        fitted.fit(known, query)
+    prediction = fitted.predict(query)
+    if save_model is not None:
+        fitted.save(save_model)
+    if copy:
+        adata = adata.copy()
+    parameters = {field.name: getattr(fitted, field.name) for field in saved_fields(type(fitted))}
+    parameters |= {
+        "method": name_of(type(fitted)) or type(fitted).__name__,
+        "section_key": section_key,
+        "spatial_key": spatial_key,
+    }
+    parameters |= {"labels_key": labels_key, "layer": layer, "um_per_unit": um_per_unit}
+    cells.write(adata, query, prediction, fitted.types_, key_added=key_added, parameters=parameters)
+    return adata if copy else None
+
+
+def _check(reference: object, model: object, save_model: str | Path | None, device: str, random_state: int) -> None:
+    """Refuse what no data could make right, before anything is read."""
+    if (reference is None) == (model is None):
+        found = "neither" if model is None else "both"
+        raise OptionError("reference", expected="either a reference to learn from or a model", found=found)
+    if model is not None and save_model is not None:
+        raise OptionError(
+            "save_model", expected="none where a model is given, which is not fitted again", found=repr(str(save_model))
+        )
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise OptionError("device", expected="auto, cpu, cuda, cuda:1 or mps", found=repr(device))
+    if not isinstance(random_state, Integral) or not 0 <= random_state < 2**32:
+        raise OptionError("random_state", expected="a whole number from 0 to 2**32 - 1", found=repr(random_state))
+
+
+def _method(method: str | Annotator, checkpoint: str | Path | None, device: str, random_state: int) -> Annotator:
+    """Make a method from its name, or a fresh one like that given, so that nothing of the user's is changed."""
+    from stgnn.methods import annotator
+    from stgnn.methods.base import Annotator
+
+    settings: dict[str, str | int] = {}
+    if isinstance(method, str):
+        made = annotator(method)()
+        settings = {"device": device, "random_state": random_state}
+    elif isinstance(method, Annotator):
+        made = method
+    else:
+        raise OptionError("method", expected="the name of a method, or a method", found=type(method).__name__)
+    if checkpoint is not None:
+        settings["checkpoint"] = str(checkpoint)
+    known = {field.name for field in fields(made)}  # type: ignore[arg-type]
+    return replace(made, **{name: value for name, value in settings.items() if name in known})  # type: ignore[type-var]
+
+
+def _fitted(model: str | Path | Annotator | None, device: str) -> Annotator:
+    """Load a saved model, or pass on a fitted one."""
+    from stgnn.methods.base import Annotator, load
+
+    if isinstance(model, (str, Path)):
+        return load(model, device=device)
+    if not isinstance(model, Annotator):
+        raise OptionError("model", expected="a folder, or a fitted method", found=type(model).__name__)
+    if not hasattr(model, "genes_"):
+        raise ModelError("model: expected a fitted method; found one not fitted; call fit first, or pass it as method")
+    return model
