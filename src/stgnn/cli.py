@@ -137,12 +137,21 @@ def _annotate(
             device=device,
             random_state=random_state,
         )
-        write_atomically(adata, output)
-        if report is not None:
+        if report is not None:  # first, so that a report that is refused leaves no output behind
             from stgnn.report import write_report
 
-            keys = {"labels_key": labels_key, "section_key": section_key, "spatial_key": spatial_key}
-            write_report(adata, report, key=key_added, reference=known, **keys)
+            write_report(
+                adata,
+                report,
+                key=key_added,
+                reference=known,
+                labels_key=labels_key,
+                section_key=section_key,
+                spatial_key=spatial_key,
+                layer=layer,
+                reference_layer=reference_layer,
+            )
+        write_atomically(adata, output)
         shutil.rmtree(checkpoint, ignore_errors=True)
     _summarise(adata, key_added, [path for path in (output, report, save_model) if path is not None])
 
@@ -204,8 +213,11 @@ def _one_line(error: click.UsageError) -> str:
     elif isinstance(error, click.NoSuchOption):
         argument, expected = error.option_name, f"an option that '{program} --help' lists"
         found = "none of that name" + (f"; did you mean {error.possibilities[0]}?" if error.possibilities else "")
+    elif isinstance(error, click.BadOptionUsage):
+        argument, expected, found = error.option_name, "a value", "none"
     else:
-        argument, expected, found = program, f"what '{program} --help' lists", error.format_message()
+        argument, expected = program, f"what '{program} --help' lists"
+        found = error.format_message().removeprefix("Got ")
     return " ".join(f"{argument}: expected {expected}; found {found}".split())
 
 
@@ -240,15 +252,17 @@ def _check_report(path: Path) -> None:
 def _summarise(adata: AnnData, key: str, written: list[Path]) -> None:
     """Say on stdout what came out."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     called = adata.obs[key].astype(str)
     unknown = int((called == UNKNOWN).sum())
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("cells", f"{adata.n_obs:,}")
-    table.add_row("types", f"{called[called != UNKNOWN].nunique()} of {len(adata.uns[key]['types'])} in the reference")
-    table.add_row("unknown", f"{unknown:,} ({unknown / adata.n_obs:.1%})")
-    table.add_row("confidence", f"median {adata.obs[confidence_key(key)].median():.2f}")
-    for path in written:
-        table.add_row("written", str(path))
-    Console(soft_wrap=True).print(table)
+    lines = [
+        ("cells", f"{adata.n_obs:,}"),
+        ("types", f"{called[called != UNKNOWN].nunique()} of {len(adata.uns[key]['types'])} in the reference"),
+        ("unknown", f"{unknown:,} ({unknown / adata.n_obs:.1%})"),
+        ("confidence", f"median {adata.obs[confidence_key(key)].median():.2f}"),
+        *(("written", str(path)) for path in written),
+    ]
+    console = Console(soft_wrap=True)  # a table would cut long paths
+    for name, value in lines:
+        console.print(Text.assemble((f"{name:<12}", "bold"), value))

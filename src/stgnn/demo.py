@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 OURS = "stgnn"
 METHODS = (OURS, "mixture", "knn-harmony", "logistic")
 SECTION_KEY = "section"
+ANNOTATED = "annotated.h5ad"
+REPORT = "report.html"
 
 
 class Score(NamedTuple):
@@ -66,10 +68,10 @@ def run(folder: str | Path = "demo", methods: tuple[str, ...] = METHODS) -> list
         adata = query.copy()
         scores.append(_score(adata, reference, method))
         if method == methods[0]:
-            write_atomically(adata, folder / "annotated.h5ad")
+            write_atomically(adata, folder / ANNOTATED)
             write_report(
                 adata,
-                folder / "report.html",
+                folder / REPORT,
                 key=KEY_ADDED,
                 reference=reference,
                 labels_key=LABELS_KEY,
@@ -118,4 +120,5 @@ def _show(scores: list[Score], folder: Path) -> None:
     console = Console(soft_wrap=True)
     console.print()
     console.print(table)
-    console.print(f"written  {folder / 'annotated.h5ad'}\nwritten  {folder / 'report.html'}", highlight=False)
+    for name in (ANNOTATED, REPORT):
+        console.print(f"written  {folder / name}", markup=False, highlight=False)

@@ -219,12 +219,15 @@ def load(folder: str | Path, *, device: str = "auto") -> Annotator:
         setattr(model, name, value)
     try:
         model._restore(arrays)
+        facts = sorted(model._facts())
     except KeyError as error:
         raise _damaged("tensors", f"one named {error.args[0]!r}", "none") from error
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         # each library that takes arrays back has errors of its own for those that do not fit together
         found = f"{type(error).__name__}: {error}"
-        raise _damaged("tensors", f"those of a {config['method']!r} model", found) from error
+        raise _damaged("contents", f"those of a {config['method']!r} model", found) from error
+    if facts != sorted(config["facts"]):
+        raise _damaged("facts", ", ".join(facts) or "none", ", ".join(sorted(config["facts"])) or "none")
     return model
 
 

@@ -78,7 +78,7 @@ class LogisticRegression(Annotator):
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         self.axes_, self.weight_, self.bias_ = arrays["axes"], arrays["weight"], arrays["bias"]
-        _check_shapes(self.axes_, self.weight_, self.bias_, len(self.genes_), len(self.types_))
+        _check_fit(self.axes_, self.weight_, self.bias_, self.depth_, len(self.genes_), len(self.types_))
 
 
 @final
@@ -140,7 +140,7 @@ class LogisticNeighbours(Annotator):
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         self.axes_, self.weight_, self.bias_ = arrays["axes"], arrays["weight"], arrays["bias"]
-        _check_shapes(self.axes_, self.weight_, self.bias_, len(self.genes_), len(self.types_))
+        _check_fit(self.axes_, self.weight_, self.bias_, self.depth_, len(self.genes_), len(self.types_))
 
 
 @final
@@ -174,8 +174,8 @@ class KnnHarmony(Annotator):
     def predict(self, query: Cells) -> Prediction:
         """Align the query with the reference and let the nearest cells vote."""
         depth = _median_depth(query)
-        known = experts.standardise(experts.log_normalise(self.counts_, depth))
-        components = experts.joint_pca(known, _standardised(query, depth), N_COMPONENTS, self.random_state)
+        reference = experts.standardise(experts.log_normalise(self.counts_, depth))
+        components = experts.joint_pca(reference, _standardised(query, depth), N_COMPONENTS, self.random_state)
         batch = np.repeat([0, 1], [len(self.labels_), len(query)])
         aligned = experts.harmony(components, batch, random_state=self.random_state)
         known, asked = np.split(aligned, [len(self.labels_)])
@@ -255,8 +255,13 @@ def _prediction(scores: Float[np.ndarray, "cells types"], details: dict[str, Any
     return Prediction(proba, scores, 1 - proba.max(1), details=details)
 
 
-def _check_shapes(axes: np.ndarray, weight: np.ndarray, bias: np.ndarray, n_genes: int, n_types: int) -> None:
+def _check_fit(
+    axes: np.ndarray, weight: np.ndarray, bias: np.ndarray, depth: float, n_genes: int, n_types: int
+) -> None:
+    """Refuse parts of a saved model that do not belong together."""
     if axes.shape[:1] != (n_genes,) or weight.shape[1:] != (n_types,) or bias.shape != (n_types,):
         raise ValueError(
             f"{n_genes} genes and {n_types} types, with axes {axes.shape}, weight {weight.shape}, bias {bias.shape}"
         )
+    if not depth > 0:
+        raise ValueError(f"a depth of {depth}")
