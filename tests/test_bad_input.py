@@ -112,8 +112,8 @@ CASES: dict[str, tuple[Callable[[Run], object], str, str]] = {
     "output in a missing folder": (lambda run: run.set(output="{folder}/none/out.h5ad"), "output", "no folder"),
     "output over the query": (lambda run: run.set(output="{folder}/query.h5ad"), "output", "query.h5ad"),
     "output over the reference": (lambda run: run.set(output="{folder}/reference.h5ad"), "output", "reference.h5ad"),
-    "report of another kind": (lambda run: run.set(report="{folder}/report.pdf"), "--report", "report.pdf"),
-    "report in a missing folder": (lambda run: run.set(report="{folder}/none/a.html"), "--report", "none/a.html"),
+    "report of another kind": (lambda run: run.set(report="{folder}/report.pdf"), "report", "report.pdf"),
+    "report in a missing folder": (lambda run: run.set(report="{folder}/none/a.html"), "report", "no folder"),
     "label column missing": (lambda run: run.set(labels_key="celltype"), "labels_key", "did you mean 'cell_type'"),
     "labels are numbers": (lambda run: run.label(np.arange(400) % 5), "reference.obs['cell_type']", "not text"),
     "labels are identifiers": (

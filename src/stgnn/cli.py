@@ -18,7 +18,6 @@ from stgnn.data.schema import (
     LABELS_KEY,
     SPATIAL_KEY,
     UNKNOWN,
-    FileError,
     OptionError,
     StgnnError,
     confidence_key,
@@ -108,7 +107,9 @@ def _annotate(
     inputs = [path for path in (query, reference) if path is not None]
     check_output(output, inputs=inputs)
     if report is not None:
-        _check_report(report)
+        from stgnn.report import check_path, write_report
+
+        check_path(report)
     if model is not None and reference is not None and report is None:
         raise OptionError(
             "--reference", expected="none with --model, unless for a --report", found=repr(str(reference))
@@ -138,8 +139,6 @@ def _annotate(
             random_state=random_state,
         )
         if report is not None:  # first, so that a report that is refused leaves no output behind
-            from stgnn.report import write_report
-
             write_report(
                 adata,
                 report,
@@ -239,14 +238,6 @@ def _logging(verbose: bool) -> Iterator[None]:
         logging.captureWarnings(False)
         logger.removeHandler(handler)
         silent.removeHandler(handler)
-
-
-def _check_report(path: Path) -> None:
-    """Make sure that a report can be written, before any work is done for it."""
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise FileError("--report", expected="a name ending in .html", found=repr(str(path)))
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise FileError("--report", expected="a file in an existing folder", found=repr(str(path)))
 
 
 def _summarise(adata: AnnData, key: str, written: list[Path]) -> None:
