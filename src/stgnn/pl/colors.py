@@ -12,15 +12,16 @@ if TYPE_CHECKING:
 
 UNKNOWN_COLOR = "#cfcfcf"
 
-# The first six are Okabe and Ito's without black and yellow. Each later one is the colour of medium lightness and
-# chroma that lies farthest, in OKLab, from all before it, from white and from the grey of "unknown", as seen with
-# normal vision, without red cones and without green cones (Machado et al. 2009), whichever is nearest.
+# The first six are Okabe and Ito's without black and yellow; four darker and lighter ones follow. Each later one is the
+# colour of medium lightness and chroma that lies farthest, in OKLab, from all before it, from white and from the grey
+# of "unknown", as seen with normal vision, without red cones and without green cones (Machado et al. 2009), whichever
+# is nearest.
 _CODES = (
-    "0072b2 d55e00 009e73 cc79a7 56b4e9 e69f00 701429 331f99 855266 8f7aff "
-    "ad1400 47cc85 333d5c d6d600 3d47c2 5c4785 a3e08f 99ccff 5c66e0 006633 "
-    "708fd6 eb5c66 66c2b8 85708f eb7a3d ff9970 66007a 8f5299 667047 8599ff "
-    "29a3b8 1f5252 ff99c2 7033a3 a37a47 477acc 8f000a ffad52 a35c70 e08fe0 "
-    "a35c0a c29999 667aad ccb8e0 8f0a70 70333d c27a85 b8cca3 525cc2 476685"
+    "0072b2 d55e00 009e73 cc79a7 56b4e9 e69f00 332288 882255 a3d65c 8c6d31 "
+    "294700 8f7aff b83d8f 99ad85 7033a3 3d7066 66e0ff 005270 7a4733 eba3c2 "
+    "665cd6 478fd6 f585eb 1fd68f eb5c66 0052c2 851400 a34752 5c6600 f57a3d "
+    "857ab8 522966 cc66d6 5c3333 14a3ad 52c2ad b899cc 991f85 7a8500 e0c214 "
+    "ffad8f 9952b8 ad668f 70b85c ad7a52 666699 a3d6ad c2b8e0 c285ff b82900"
 )
 _PALETTE = tuple(f"#{code}" for code in _CODES.split())
 

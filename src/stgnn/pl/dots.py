@@ -85,7 +85,7 @@ def markers(
         found.values, assigned.code, len(number), np.array([place[gene] for gene in genes])
     )
     mean, share = scaled_by_gene(mean[shown]), share[shown]
-    ax = new_axes(2.5 + 0.3 * len(genes), 1.6 + 0.3 * len(shown)) if ax is None else ax
+    ax = new_axes(4.5 + 0.3 * len(genes), 2.4 + 0.3 * len(shown)) if ax is None else ax
     row, column = np.indices(mean.shape)
     dots = ax.scatter(
         column.ravel(), row.ravel(), s=_LARGEST_DOT * share.ravel(), c=mean.ravel(), cmap="Reds", vmin=0.0, vmax=1.0

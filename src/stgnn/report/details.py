@@ -39,7 +39,9 @@ def run_part(facts: Facts) -> str:
     if facts.rejection is not None and np.ptp(facts.rejection) > 0:
         counts = np.histogram(np.clip(facts.rejection, 0, 1), 40, (0.0, 1.0))[0].tolist()
         mark = float(threshold) if threshold is not None and 0 < float(threshold) < 1 else None
-        label = "Histogram of the rejection score" + (f", with the threshold at {threshold:.3g}" if mark is not None else "")
+        label = "Histogram of the rejection score" + (
+            f", with the threshold at {threshold:.3g}" if mark is not None else ""
+        )
         drawn = histogram(counts, label, mark)
         parts.append(f'<h3>Rejection score</h3><div class="half-width">{drawn}</div>')
     notes = [str(note) for note in np.atleast_1d(facts.record.get("notes", []))]

@@ -8,7 +8,8 @@ from stgnn.report.facts import Facts
 from stgnn.report.html import paragraph, table, text
 from stgnn.report.markers import Markers
 
-_NAMES_PX, _COLUMN_PX, _PAGE_PX = 170, 14, 60
+_NAMES_PX, _COLUMN_PX, _PAGE_PX = 180, 15, 32
+_MOST_NAMED = 6
 
 
 def full_width(facts: Facts) -> int:
@@ -25,7 +26,7 @@ def marker_part(facts: Facts) -> str:
         return paragraph("No gene marks any of the types in the reference.")
     intro = paragraph(
         "Genes that mark each type in the reference, measured in the annotated cells. "
-        "If the types are right, the outlined dots are the darkest of their row."
+        "If the types are right, each gene is darkest in the type that it marks."
     )
     return intro + paragraph(verdict(found), "verdict") + _KEY + _full(found) + _own(found)
 
@@ -46,12 +47,14 @@ def verdict(found: Markers) -> str:
             gene = int(genes[0])
             highest = found.types[int(found.level[gene].argmax())]
             doubtful.append(f"{found.types[code]} ({found.genes[gene]} is highest in {highest})")
+    if len(doubtful) > _MOST_NAMED:
+        doubtful = [*doubtful[:_MOST_NAMED], f"and {len(doubtful) - _MOST_NAMED} more"]
     return sentence + (f" Look twice at: {'; '.join(doubtful)}." if doubtful else "")
 
 
 _KEY = (
-    '<p class="key" aria-hidden="true"><span><i class="dot" style="--s:.25;--c:60%"></i>'
-    '<i class="dot" style="--s:.5;--c:60%"></i><i class="dot" style="--s:1;--c:60%"></i> 25, 50, 100 % of cells '
+    '<p class="key" aria-hidden="true"><span><i class="dot" style="--s:.32;--c:60%"></i>'
+    '<i class="dot" style="--s:.71;--c:60%"></i><i class="dot" style="--s:1;--c:60%"></i> 10, 50, 100 % of cells '
     'express the gene</span> <span><i class="dot" style="--s:1;--c:8%"></i><i class="dot" style="--s:1;--c:50%"></i>'
     '<i class="dot" style="--s:1;--c:100%"></i> mean expression, 0 to the gene’s largest</span></p>'
 )
@@ -99,7 +102,7 @@ def _own(found: Markers) -> str:
         elsewhere = ""
         if highest is not None:
             said = _said(found, gene, highest)
-            elsewhere = f'{_dot(found, gene, highest)} <span class="said">{text(found.types[highest])}, {said}</span>'
+            elsewhere = f'{_dot(found, gene, highest)} {text(found.types[highest])}, <span class="said">{said}</span>'
         rows.append(
             (
                 f'{text(found.types[owner])} <span class="gene">{text(found.genes[gene])}</span>',

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+_THIN = "\u202f"  # a narrow space, at which no line breaks, before the percent sign
+
 
 def text(value: object) -> str:
     """Escape a value for a text or an attribute.
@@ -15,7 +17,9 @@ def text(value: object) -> str:
     '&lt;b&gt;&amp;'
     """
     # Characters that XML and HTML forbid would make the whole page malformed.
-    return escape("".join(letter if letter.isprintable() else " " for letter in str(value)), quote=True)
+    return escape(
+        "".join(letter if letter.isprintable() or letter == _THIN else " " for letter in str(value)), quote=True
+    )
 
 
 def number(value: float) -> str:
@@ -38,10 +42,10 @@ def percent(share: float) -> str:
     ('3.1\u202f%', '0\u202f%', '<0.1\u202f%', '100\u202f%', '>99.9\u202f%')
     """
     if share in (0, 1):
-        return f"{100 * share:.0f}\u202f%"
+        return f"{100 * share:.0f}{_THIN}%"
     if share < 0.0005:
-        return "<0.1\u202f%"
-    return ">99.9\u202f%" if share > 0.9995 else f"{100 * share:.1f}\u202f%"
+        return f"<0.1{_THIN}%"
+    return f">99.9{_THIN}%" if share > 0.9995 else f"{100 * share:.1f}{_THIN}%"
 
 
 def several(count: int, thing: str) -> str:
@@ -82,11 +86,16 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], css:
 
 def swatch(color: str, name: str) -> str:
     """Name of a type after a dot of its colour."""
-    return f'<span class="swatch" style="background:{text(color)}" aria-hidden="true"></span>{text(name)}'
+    return (
+        f'<span class="name"><span class="swatch" style="background:{text(color)}" aria-hidden="true"></span>'
+        f"<span>{text(name)}</span></span>"
+    )
 
 
 def bar(share: float, color: str, css: str = "") -> str:
     """Bar of a length from 0 to 1; decoration beside a number, so that a reader aloud may pass it."""
+    if share <= 0:
+        return f'<span class="bar {text(css)}" aria-hidden="true"></span>'
     return (
         f'<span class="bar {text(css)}" aria-hidden="true">'
         f'<span style="width:{100 * share:.2f}%;background:{text(color)}"></span></span>'
