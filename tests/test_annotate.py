@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from stgnn import tl
 from stgnn.data.cells import read_reference
-from stgnn.data.schema import CoordinatesError, ModelError, OptionError
+from stgnn.data.schema import CoordinatesError, InputError, ModelError, OptionError
 from stgnn.methods.base import load
 from stgnn.methods.linear import LogisticNeighbours, LogisticRegression
 
@@ -161,6 +162,12 @@ def test_options_that_nothing_could_make_right(query, reference, tmp_path, optio
 def test_a_model_that_is_not_fitted_is_refused(query):
     with pytest.raises(ModelError, match="expected a fitted method"):
         tl.annotate(query, model=LogisticRegression())
+
+
+@pytest.mark.parametrize("source", ["query.h5ad", SimpleNamespace(tables={})])
+def test_results_need_an_object_to_be_written_onto(source, reference):
+    with pytest.raises(InputError, match="adata: expected AnnData, to write results onto; found"):
+        tl.annotate(source, reference)
 
 
 def _fit(method, reference, query):

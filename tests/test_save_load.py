@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from stgnn.data.cells import Cells, Prediction, align, read_query, read_reference
 from stgnn.data.schema import FileError, ModelError
+from stgnn.methods import ANNOTATORS
 from stgnn.methods.base import CONFIG, WEIGHTS, Annotator, load
 from stgnn.methods.linear import LogisticRegression
 
@@ -172,7 +173,7 @@ def test_a_failed_save_leaves_the_earlier_model(folder, cells, monkeypatch):
 
     before = (folder / WEIGHTS).read_bytes()
     monkeypatch.setattr(safetensors.numpy, "save", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(FileError, match=r"save_model: expected to write .* no space left"):
         LogisticRegression(C=2.0).fit(*cells).save(folder)
     assert (folder / WEIGHTS).read_bytes() == before
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
@@ -184,27 +185,52 @@ def test_a_model_that_is_not_fitted_cannot_be_saved(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@dataclass(eq=False)
+class Even(Annotator):
+    """A method with every kind of field, fact and array that a saved model must carry."""
+
+    widths: tuple[int, ...] = (8, 4)
+    limit: int | None = None
+    rate: float = 0.5
+    space: bool = True
+    device: str = "auto"
+    checkpoint: str | None = None
+
+    def fit(self, reference, query):
+        self.genes_, self.types_ = reference.genes, reference.types
+        self.curve_, self.share_ = [1.0, 0.5], np.array(1 / len(self.types_))
+        self.table_ = np.arange(6, dtype=np.float32).reshape(2, 3).T
+        return self
+
+    def predict(self, query):
+        proba = np.full((len(query), len(self.types_)), self.share_)
+        return Prediction(proba, proba, np.zeros(len(query)))
+
+    def _arrays(self):
+        return {"share": self.share_, "table": self.table_, "mask": np.array([True, False])}
+
+    def _facts(self):
+        return {"curve_": self.curve_}
+
+    def _restore(self, arrays):
+        self.share_, self.table_ = arrays["share"], arrays["table"]
+
+
 def test_a_method_of_ones_own_fits_but_cannot_be_saved(cells, tmp_path):
-    @dataclass(eq=False)
-    class Even(Annotator):
-        def fit(self, reference, query):
-            self.genes_, self.types_ = reference.genes, reference.types
-            return self
-
-        def predict(self, query):
-            share = np.full((len(query), len(self.types_)), 1 / len(self.types_))
-            return Prediction(share, share, np.zeros(len(query)))
-
-        def _arrays(self):
-            return {}
-
-        def _facts(self):
-            return {}
-
-        def _restore(self, arrays):
-            pass
-
     model = Even().fit(*cells)
     assert model.predict_proba(cells[1])[0, 0] == 0.2
     with pytest.raises(ModelError, match="found the class 'Even'"):
         model.save(tmp_path / "model")
+
+
+def test_every_kind_of_value_comes_back(cells, tmp_path, monkeypatch):
+    monkeypatch.setitem(ANNOTATORS, "even", (__name__, "Even"))
+    model = Even(widths=(2, 3), limit=7, rate=1, space=False, device="cuda:3", checkpoint="here").fit(*cells)
+    model.save(tmp_path / "model")
+    same = load(tmp_path / "model", device="cpu")
+    assert (same.widths, same.limit, same.rate, same.space) == ((2, 3), 7, 1, False)
+    assert (same.device, same.checkpoint) == ("cpu", None)
+    assert same.curve_ == [1.0, 0.5]
+    assert same.share_.shape == ()
+    np.testing.assert_array_equal(same.table_, model.table_)
+    np.testing.assert_array_equal(same.predict_proba(cells[1]), model.predict_proba(cells[1]))

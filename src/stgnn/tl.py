@@ -8,7 +8,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, ModelError, OptionError
+from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, InputError, ModelError, OptionError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -116,8 +116,8 @@ def annotate(
     from stgnn.methods import name_of
     from stgnn.methods.base import check_model_folder, saved_fields
 
+    _check(adata, reference, model, save_model, device, random_state)
     cells.check_key_added(adata, key_added)
-    _check(reference, model, save_model, device, random_state)
     if save_model is not None:
         check_model_folder(save_model)
     query = cells.read_query(
@@ -160,8 +160,15 @@ def annotate(
     return adata if copy else None
 
 
-def _check(reference: object, model: object, save_model: str | Path | None, device: str, random_state: int) -> None:
+def _check(
+    adata: object, reference: object, model: object, save_model: str | Path | None, device: str, random_state: int
+) -> None:
     """Refuse what no data could make right, before anything is read."""
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        hint = "pass one of its tables: sdata.tables[...]" if hasattr(adata, "tables") else "read it first"
+        raise InputError("adata", expected="AnnData, to write results onto", found=type(adata).__name__, hint=hint)
     if (reference is None) == (model is None):
         found = "neither" if model is None else "both"
         raise OptionError("reference", expected="either a reference to learn from or a model", found=found)

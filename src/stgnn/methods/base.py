@@ -92,7 +92,7 @@ class Annotator(ABC):
         ModelError
             If the model is not fitted, or its class is none of this package's methods.
         FileError
-            If something else than a saved model is there.
+            If something else than a saved model is there, or the folder cannot be written.
 
         Examples
         --------
@@ -118,7 +118,8 @@ class Annotator(ABC):
             )
         if not hasattr(self, "genes_"):
             raise ModelError("model: expected a fitted one to save; found one not fitted; call fit first")
-        arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays().items()}
+        # in memory order, which the format asks for; unlike ascontiguousarray, this keeps single numbers of shape ()
+        arrays = {name: np.asarray(array, order="C") for name, array in self._arrays().items()}
         config = {
             "format": FORMAT,
             "method": method,
@@ -130,13 +131,16 @@ class Annotator(ABC):
             "versions": {name: version(name) for name in ("stgnn", "numpy", "torch")},
         }
         partial = folder.with_name(folder.name + PARTIAL)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
         try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
             (partial / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
             (partial / WEIGHTS).write_bytes(safetensors.numpy.save(arrays))  # save_file hides it from other users
             shutil.rmtree(folder, ignore_errors=True)  # a filled folder cannot be replaced in one step
             os.replace(partial, folder)
+        except OSError as error:
+            found = f"{type(error).__name__}: {error}"
+            raise FileError("save_model", expected=f"to write {str(folder)!r}", found=found) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -242,7 +246,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             raise ModelError(f"model: expected a folder with {CONFIG} and {WEIGHTS}; found {what}")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON and of UTF-8
+    except (OSError, ValueError) as error:  # ValueError: of JSON and of UTF-8
         raise _damaged(CONFIG, "JSON", f"{type(error).__name__}: {error}") from error
     if not isinstance(config, dict):
         raise _damaged(CONFIG, "an object", type(config).__name__)
@@ -269,7 +273,7 @@ def _read_arrays(folder: Path, tensors: dict[str, Any]) -> dict[str, np.ndarray]
 
     try:
         arrays = load_file(folder / WEIGHTS)
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, OSError, ValueError) as error:
         raise _damaged(WEIGHTS, "a readable file of tensors", f"{type(error).__name__}: {error}") from error
     for name in sorted(tensors.keys() | arrays.keys()):
         if name not in arrays:
