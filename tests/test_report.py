@@ -154,6 +154,8 @@ def test_the_use_of_space_is_told_where_recorded(tissue, tmp_path):
     _, adata = tissue
     adata.uns["stgnn"]["details"] = {"space_used": np.bool_(False)}
     assert "the places of the cells were not used" in page(adata, tmp_path).text
+    adata.uns["stgnn"]["details"] = {"space": "neighbours joined"}
+    assert "on space, the method notes: neighbours joined." in page(adata, tmp_path).text
 
 
 @pytest.mark.parametrize("rejected", [0, 300])
@@ -174,6 +176,13 @@ def test_a_reference_without_counts_costs_only_the_marker_check(tissue, tmp_path
     found = page(adata, tmp_path, reference=reference)
     assert "Marker genes could not be checked" in found.text
     assert "Share of each type" in found.text
+
+
+def test_counts_are_recovered_if_asked(tissue, tmp_path):
+    reference, adata = tissue
+    reference.X = reference.X.multiply(1e4 / reference.X.sum(axis=1)).tocsr().log1p()
+    assert "could not be checked" in page(adata, tmp_path, reference=reference).text
+    assert "In 5 of 5 types" in page(adata, tmp_path, reference=reference, recover_counts=True).text
 
 
 def test_colors_of_the_map_are_those_of_the_legend(tissue, tmp_path):

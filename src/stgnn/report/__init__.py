@@ -27,6 +27,7 @@ def write_report(
     spatial_key: str = SPATIAL_KEY,
     layer: str | None = None,
     reference_layer: str | None = None,
+    recover_counts: bool = False,
 ) -> None:
     """Write what was found about the cells as one HTML file, which appears whole or not at all.
 
@@ -52,6 +53,8 @@ def write_report(
         Key of ``obsm`` with the coordinates; without it a sentence stands in place of the maps.
     layer, reference_layer
         Where the raw counts of the two are: a layer, ``"X"`` or ``"raw"``; None to look for them.
+    recover_counts
+        Whether log-normalised values may be turned back into counts, for the marker genes.
 
     Returns
     -------
@@ -89,6 +92,7 @@ def write_report(
         section_key=section_key,
         spatial_key=spatial_key,
         layers=(layer, reference_layer),
+        recover_counts=recover_counts,
     )
     _write_atomically(build(facts), path)
 

@@ -50,7 +50,7 @@ class Facts:
     no_map
         Why there are no maps; empty if there are.
     space_used
-        Whether the model used the places of the cells; None if not recorded.
+        Whether the model used the places of the cells, or how, in its own words; None if not recorded.
     curve
         Columns of the training curve.
     record
@@ -73,7 +73,7 @@ class Facts:
     rejection: np.ndarray | None
     sections: dict[str, np.ndarray]
     no_map: str
-    space_used: bool | None
+    space_used: bool | str | None
     curve: dict[str, np.ndarray]
     record: dict[str, Any]
     reference_share: dict[str, float]
@@ -105,6 +105,7 @@ def gather(
     section_key: str | None,
     spatial_key: str,
     layers: tuple[str | None, str | None],
+    recover_counts: bool,
 ) -> Facts:
     """Gather what a report says.
 
@@ -122,7 +123,13 @@ def gather(
         share = _reference_share(reference, labels_key)
         try:
             markers = find_markers(
-                adata, assigned, reference, labels_key=labels_key, spatial_key=spatial_key, layers=layers
+                adata,
+                assigned,
+                reference,
+                labels_key=labels_key,
+                spatial_key=spatial_key,
+                layers=layers,
+                recover_counts=recover_counts,
             )
             no_markers = ""
         except InputError as error:  # a report without one check is better than none
@@ -180,14 +187,17 @@ def _rejection(adata: AnnData, key: str) -> np.ndarray | None:
     return np.nan_to_num(np.asarray(adata.obs[name], dtype=np.float64), nan=1.0) if name in adata.obs else None
 
 
-def _space_used(record: Mapping[str, Any], *, has_places: bool) -> bool | None:
+def _space_used(record: Mapping[str, Any], *, has_places: bool) -> bool | str | None:
     if not has_places:
         return False
     for part in ("details", "parameters"):
         values = record.get(part, {})
         for name in _SPACE_NAMES:
-            if isinstance(values, Mapping) and isinstance(values.get(name), (bool, np.bool_)):
-                return bool(values[name])
+            found = values.get(name) if isinstance(values, Mapping) else None
+            if isinstance(found, (bool, np.bool_)):
+                return bool(found)
+            if isinstance(found, str):
+                return found
     return None
 
 

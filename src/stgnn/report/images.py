@@ -102,5 +102,5 @@ def _encode(figure: Any) -> str:
     # A palette of so many colours is a third of the size, and the eye sees no difference between points.
     small = image.quantize(_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
-    small.save(buffer, format="PNG", optimize=True)
+    small.save(buffer, format="PNG", compress_level=7)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -54,6 +54,7 @@ def find_markers(
     labels_key: str,
     spatial_key: str,
     layers: tuple[str | None, str | None],
+    recover_counts: bool,
 ) -> Markers:
     """Choose each type's markers in the reference and measure them in the annotated cells.
 
@@ -64,8 +65,10 @@ def find_markers(
     """
     from stgnn.data.cells import align, read_query, read_reference
 
-    query = read_query(adata, spatial_key=spatial_key, layer=layers[0])
-    known = read_reference(_thinned(reference, labels_key), labels_key=labels_key, layer=layers[1])
+    query = read_query(adata, spatial_key=spatial_key, layer=layers[0], recover_counts=recover_counts)
+    known = read_reference(
+        _thinned(reference, labels_key), labels_key=labels_key, layer=layers[1], recover_counts=recover_counts
+    )
     known, query = align(known, query)
     code = assigned.code[query.rows]
     number = np.bincount(code, minlength=len(assigned.names))

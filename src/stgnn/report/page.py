@@ -78,14 +78,16 @@ def summary(facts: Facts) -> str:
     n_unknown = int(facts.unknown.sum())
     unknown = f"{percent(n_unknown / n_cells)} are unknown" if n_unknown else "none is unknown"
     if facts.no_map:
-        space = "no places of the cells were known, so space was not used"
+        space = ", and no places of the cells were known, so space was not used"
     elif facts.space_used is None:
-        space = "whether space was used is not recorded"
+        space = ", and whether space was used is not recorded"
+    elif isinstance(facts.space_used, str):
+        space = f"; on space, the method notes: {facts.space_used}"
     else:
-        space = "the places of the cells were used" if facts.space_used else "the places of the cells were not used"
+        space = ", and the places of the cells were " + ("used" if facts.space_used else "not used")
     return (
         f"{several(n_cells, 'cell')}{where} were given {n_found} of {several(len(facts.types), 'known type')}: "
-        f"{unknown}, the median confidence is {np.median(facts.confidence):.2f}, and {space}."
+        f"{unknown}, the median confidence is {np.median(facts.confidence):.2f}{space}."
     )
 
 
