@@ -75,6 +75,13 @@ def test_report_is_one_html_file(files, capsys):
     assert str(files / "report.html") in capsys.readouterr().out
 
 
+def test_counts_are_recovered_for_results_and_report(files, query, capsys):
+    query.X = (query.X / query.X.sum(axis=1) * 1e4).tocsr().log1p()
+    query.write_h5ad(files / "query.h5ad")
+    assert cli.main(annotate(files, "--recover-counts", "--report", str(files / "report.html"))) == 0
+    assert any("counts recovered" in note for note in anndata.read_h5ad(files / "out.h5ad").uns["stgnn"]["notes"])
+
+
 def test_verbose_tells_what_the_gate_did(files, capsys):
     assert cli.main(annotate(files, "--verbose")) == 0
     assert "60 genes shared" in capsys.readouterr().err

@@ -108,6 +108,14 @@ def test_exported_names(module):
         assert getattr(found, name).__doc__ or name == "__version__"
 
 
+def test_the_package_lists_its_names_and_no_others():
+    import stgnn
+
+    assert dir(stgnn) == PUBLIC["stgnn"]
+    with pytest.raises(AttributeError, match="no attribute 'tools'"):
+        stgnn.tools  # noqa: B018
+
+
 def test_no_file_is_long():
     long = {relative(path) for path in SOURCES if lines(path) > MOST_LINES}
     assert long == set(LONG_FILES)

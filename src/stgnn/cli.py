@@ -149,6 +149,7 @@ def _annotate(
                 spatial_key=spatial_key,
                 layer=layer,
                 reference_layer=reference_layer,
+                recover_counts=recover_counts,
             )
         write_atomically(adata, output)
         shutil.rmtree(checkpoint, ignore_errors=True)
