@@ -26,7 +26,7 @@ def marker_part(facts: Facts) -> str:
         return paragraph("No gene marks any of the types in the reference.")
     intro = paragraph(
         "Genes that mark each type in the reference, measured in the annotated cells. "
-        "If the types are right, each gene is darkest in the type that it marks."
+        "If the types are right, each gene is strongest in the type that it marks."
     )
     return intro + paragraph(verdict(found), "verdict") + _KEY + _full(found) + _own(found)
 
