@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,6 +107,84 @@ class RegionTransformer(nn.Module):
         query = self.read_query(cells).view(len(cells), self.heads, -1)
         here = attention.position_features(cell_position, self.frequency, self.amplitude)
         return attention.global_attention(_positive(query), here, cell_section, *state).flatten(1)
+
+
+class GeneModules(nn.Module):
+    r"""Gene level of a cell: attention among genes on the gene graph, then among gene modules within each cell.
+
+    .. math::
+        e'_g = e_g + \sum_{j \in N(g)} \mathrm{softmax}_j(u_g \cdot w_j / \sqrt d + |r_{gj}|)\,\mathrm{sign}(r_{gj})\, V e_j,
+        \quad t_{nm} = \frac{1}{\sqrt{|m|}} \sum_{g \in m} x_{ng}\, e'_g + b_m
+
+    The tokens :math:`t_{nm}` of a cell's modules attend to each other and are read by attention. Genes that vary
+    together share what they learn, at no cost per cell; cells pay for modules, not for genes.
+
+    References
+    ----------
+    Yang et al., scBiGNN, arXiv 2312.10310, for the gene-level module; the modules are ours.
+    """
+
+    def __init__(
+        self, neighbours: np.ndarray, correlation: np.ndarray, mask: np.ndarray, module: np.ndarray, width: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.inner, self.heads, n_modules = 24, 2, int(module.max()) + 1
+        self.register_buffer("neighbours", torch.as_tensor(neighbours))
+        self.register_buffer("correlation", torch.as_tensor(correlation, dtype=torch.float32))
+        self.register_buffer("mask", torch.as_tensor(mask))
+        one_hot = F.one_hot(torch.as_tensor(module), n_modules).float()
+        self.register_buffer("membership", one_hot / one_hot.sum(0).clamp(min=1).sqrt())
+        self.embedding = nn.Parameter(torch.randn(len(module), self.inner) / math.sqrt(self.inner))
+        self.score = nn.Linear(self.inner, 2 * self.inner)
+        self.value = nn.Linear(self.inner, self.inner, bias=False)
+        self.place = nn.Parameter(torch.randn(n_modules, self.inner) * 0.1)
+        self.norm = nn.LayerNorm(self.inner)
+        self.qkv = nn.Linear(self.inner, 3 * self.inner)
+        self.feed = nn.Sequential(nn.LayerNorm(self.inner), mlp(self.inner, 2 * self.inner, self.inner, dropout))
+        self.read = nn.Linear(self.inner, self.heads)
+        self.out = nn.Linear(self.heads * self.inner, width)
+
+    def genes(self) -> Float[Tensor, "g e"]:
+        """Embeddings of the genes after one round of attention on the gene graph."""
+        query, key = self.score(self.embedding).chunk(2, dim=1)
+        value = self.value(self.embedding)
+        score = torch.einsum("gd,gkd->gk", query, key[self.neighbours]) / math.sqrt(self.inner)
+        score = (score + self.correlation.abs()).masked_fill(~self.mask, -torch.inf)
+        weight = (score - score.amax(1, keepdim=True).clamp(min=-1e30)).exp() * self.mask
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-20) * self.correlation.sign()
+        return self.embedding + torch.einsum("gk,gkd->gd", weight, value[self.neighbours])
+
+    def forward(self, x: Float[Tensor, "n g"]) -> Float[Tensor, "n d"]:
+        """Return what each cell's modules say together."""
+        lift = (self.membership[:, :, None] * self.genes()[:, None]).flatten(1)  # (g, m e)
+        tokens = (x @ lift).view(len(x), -1, self.inner) + self.place  # (n, m, e)
+        query, key, value = self.qkv(self.norm(tokens)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        heard = F.scaled_dot_product_attention(query, key, value)  # (n, h, m, e / h)
+        tokens = tokens + heard.transpose(1, 2).flatten(2)
+        tokens = tokens + self.feed(tokens)
+        weight = self.read(tokens).softmax(1)  # (n, m, h)
+        return self.out(torch.einsum("nmh,nme->nhe", weight, tokens).flatten(1))
+
+
+class Memory(nn.Module):
+    """Cross-modal attention: query cells attend to embedded reference prototypes, for a message and for a vote."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+
+    def forward(
+        self, h: Float[Tensor, "n d"], memory: Float[Tensor, "m d"], kind: Float[Tensor, "m c"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n c"]]:
+        """Return the message and the vote: attention summed over the prototypes of each type."""
+        query, key = (F.normalize(x, dim=1) for x in (self.query(h), self.key(memory)))
+        message, weight = attention.cross_attention(
+            query[:, None], key[:, None], self.value(memory)[:, None], self.log_scale.exp()
+        )
+        return message.flatten(1), weight[:, 0] @ kind
 
 
 def _positive(x: Tensor) -> Tensor:

@@ -1,0 +1,239 @@
+"""The one training loop: it knows a network, a loss of numbered parts, and nothing of biology.
+
+A step is the sum of ``parts`` losses. Every part draws from a seed of its own, (random_state, step, part), so a step
+is the same whether one process computes all parts or several share them, and whether training was interrupted or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Parameters
+    ----------
+    steps
+        Number of updates at most.
+    rate, decay, clip
+        Highest learning rate of a one-cycle schedule, weight decay, largest norm of the gradient.
+    warm
+        Share of the steps over which the rate rises.
+    check_every
+        Steps between two looks at the validation loss.
+    patience
+        Looks without improvement before training stops; the best state is kept.
+    save_every
+        Steps between two checkpoints.
+    precision
+        "float32", "bfloat16" or "auto": bfloat16 on a GPU that has it.
+    random_state
+        Seed.
+    """
+
+    steps: int
+    rate: float = 3e-3
+    decay: float = 1e-2
+    clip: float = 1.0
+    warm: float = 0.2
+    check_every: int = 20
+    patience: int = 4
+    save_every: int = 50
+    precision: str = "auto"
+    random_state: int = 0
+
+
+def fit(
+    network: nn.Module,
+    loss: Callable[[int, int], Tensor],
+    parts: int,
+    plan: Plan,
+    *,
+    validate: Callable[[], float] | None = None,
+    checkpoint: Path | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train a network in place.
+
+    Parameters
+    ----------
+    network
+        What to train.
+    loss
+        Loss of one part of one step: ``loss(step, part)``.
+    parts
+        Number of parts; processes under torchrun share them.
+    plan
+        How to train.
+    validate
+        Loss on cells set aside; lower is better.
+    checkpoint
+        File that keeps the state; if it exists, training goes on from there.
+    watch
+        Called after each step with the number of steps done.
+
+    Returns
+    -------
+    list of dict
+        One record a look: step, training loss, validation loss where there is one.
+    """
+    optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=plan.decay)
+    state = _resume(checkpoint, network, optimiser)
+    rank, world = _world()
+    for step in range(state.step, plan.steps):
+        network.train()
+        for group in optimiser.param_groups:
+            group["lr"] = plan.rate * one_cycle(step / plan.steps, plan.warm)
+        optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        for part in range(rank, parts, world):
+            torch.manual_seed(seed_of(plan.random_state, step, part))
+            with autocast(network, plan.precision):
+                value = loss(step, part)
+            value.backward()
+            total += float(value.detach())
+        total = _sum_over_processes(network, total)
+        nn.utils.clip_grad_norm_(network.parameters(), plan.clip)
+        optimiser.step()
+        state.running.append(total)
+        state.step = step + 1
+        if watch is not None:
+            watch(state.step)
+        if state.step % plan.check_every == 0 or state.step == plan.steps:
+            if _look(network, validate, state, plan):
+                break
+        if state.step % plan.save_every == 0:
+            _save(checkpoint, network, optimiser, state)
+    if state.best is not None:
+        network.load_state_dict(state.best)
+    state.step = plan.steps
+    _save(checkpoint, network, optimiser, state)
+    return state.curve
+
+
+@dataclass
+class _State:
+    step: int
+    running: list[float]
+    curve: list[dict[str, float]]
+    best_loss: float
+    best: dict[str, Tensor] | None
+    stale: int
+
+
+def _look(network: nn.Module, validate: Callable[[], float] | None, state: _State, plan: Plan) -> bool:
+    """Record the losses, keep the best state, and say whether patience has run out."""
+    record = {"step": float(state.step), "loss": float(np.mean(state.running))}
+    state.running.clear()
+    stop = False
+    if validate is not None:
+        network.eval()
+        with torch.no_grad():
+            record["validation"] = validate()
+        if record["validation"] < state.best_loss:
+            state.best_loss, state.stale = record["validation"], 0
+            state.best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        else:
+            state.stale += 1
+            stop = state.stale >= plan.patience
+    state.curve.append(record)
+    return stop
+
+
+def one_cycle(progress: float, warm: float) -> float:
+    """Share of the highest rate: a cosine up over ``warm`` of the way, then a cosine down to zero.
+
+    Examples
+    --------
+    >>> [round(one_cycle(p, 0.2), 2) for p in (0.0, 0.2, 0.6, 1.0)]
+    [0.04, 1.0, 0.5, 0.0]
+    """
+    if progress < warm:
+        return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * progress / warm))
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm) / max(1 - warm, 1e-9)))
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed from several numbers, the same on every machine."""
+    return int(np.random.SeedSequence([int(n) for n in numbers]).generate_state(1)[0])
+
+
+def find_device(name: str) -> torch.device:
+    """Device of that name; "auto" takes a GPU where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(network: nn.Module, precision: str) -> torch.autocast:
+    """Context in which dense layers run in bfloat16, where that is wanted and pays.
+
+    Layers of this package are about 100 wide: on a CPU the casts cost what the products gain, so "auto" keeps float32.
+    """
+    kind = next(network.parameters()).device.type
+    gains = kind == "cuda" and torch.cuda.is_bf16_supported()
+    wanted = precision == "bfloat16" or (precision == "auto" and gains)
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted)
+
+
+def fingerprint(arrays: list[np.ndarray], words: str) -> str:
+    """Short digest of inputs and options, so that a checkpoint is only resumed for the same work."""
+    digest = hashlib.sha256(words.encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).view(np.uint8))
+    return digest.hexdigest()[:16]
+
+
+def _world() -> tuple[int, int]:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _sum_over_processes(network: nn.Module, total: float) -> float:
+    if not dist.is_initialized():
+        return total
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+    both = torch.tensor([total], device=next(network.parameters()).device)
+    dist.all_reduce(both)
+    return float(both)
+
+
+def _resume(path: Path | None, network: nn.Module, optimiser: torch.optim.Optimizer) -> _State:
+    if path is None or not path.exists():
+        return _State(0, [], [], math.inf, None, 0)
+    saved = torch.load(path, weights_only=True, map_location=next(network.parameters()).device)
+    network.load_state_dict(saved["network"])
+    optimiser.load_state_dict(saved["optimiser"])
+    logger.info("resuming %s at step %d", path.name, saved["step"])
+    return _State(
+        saved["step"], saved["running"], saved["curve"], saved["best_loss"], saved["best"], saved["stale"]
+    )
+
+
+def _save(path: Path | None, network: nn.Module, optimiser: torch.optim.Optimizer, state: _State) -> None:
+    if path is None or (dist.is_initialized() and dist.get_rank() > 0):
+        return
+    partial = path.with_name(path.name + ".partial")
+    saved = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), **vars(state)}
+    torch.save(saved, partial)
+    os.replace(partial, path)
