@@ -74,7 +74,13 @@ def spread(proba: np.ndarray, classes: np.ndarray, n_types: int) -> np.ndarray:
 
 
 def harmony(
-    components: np.ndarray, batch: np.ndarray, *, random_state: int, theta: float = 2.0, sigma: float = 0.1, ridge: float = 1.0
+    components: np.ndarray,
+    batch: np.ndarray,
+    *,
+    random_state: int,
+    theta: float = 2.0,
+    sigma: float = 0.1,
+    ridge: float = 1.0,
 ) -> np.ndarray:
     r"""Components corrected for batches by soft clusters that every batch shares.
 
@@ -191,38 +197,43 @@ def profile_scores(counts: sp.csr_matrix, rates: np.ndarray, dispersion: float =
     dense = counts.toarray()
     for k, rate in enumerate(rates):
         mean = size[:, None] * rate + 1e-6
-        out[:, k] = np.einsum("ng,ng->n", dense, np.log(mean / (mean + dispersion))) - dispersion * np.log1p(mean / dispersion).sum(1)
+        out[:, k] = np.einsum("ng,ng->n", dense, np.log(mean / (mean + dispersion))) - dispersion * np.log1p(
+            mean / dispersion
+        ).sum(1)
     return out
 
 
-def platform_scores(counts: sp.csr_matrix, rates: np.ndarray, rounds: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """Profile scores with a gene-wise platform scale fitted by EM and shrunken; also the scale (genes,)."""
+def platform_rates(counts: sp.csr_matrix, rates: np.ndarray, rounds: int = 8) -> np.ndarray:
+    """Rates (types, genes) with a gene-wise platform scale, fitted by EM to the cells and shrunken, and ambient."""
     total = np.asarray(counts.sum(1)).ravel()
     per_gene = np.asarray(counts.sum(0)).ravel()
     size, ambient = np.maximum(total, 1.0), per_gene / per_gene.sum()
-    scale, prior = np.ones(len(ambient)), np.full(len(rates), 1 / len(rates))
-    scores = np.empty(0)
-    for _ in range(rounds):
-        scaled = rates * scale
-        scaled = 0.95 * scaled / scaled.sum(1, keepdims=True) + 0.05 * ambient
-        scores = profile_scores(counts, scaled)
-        share = softmax(scores + np.log(prior), 1)
+    prior = np.full(len(rates), 1 / len(rates))
+    scaled = with_ambient(rates, ambient)
+    for _ in range(rounds - 1):
+        share = softmax(profile_scores(counts, scaled) + np.log(prior), 1)
         prior = 0.5 * share.mean(0) + 0.5 / len(rates)
         expected = (share * size[:, None]).sum(0) @ rates
         scale = np.exp(np.clip(np.log((per_gene + 5) / (expected + 5)), -2, 2) * 0.7)
-    return scores, scale
+        scaled = with_ambient(rates * scale, ambient)
+    return scaled
 
 
-def temper(scores: np.ndarray, target: float = 0.85) -> np.ndarray:
-    """Probabilities from scores at the one temperature that makes the mean top probability ``target``.
+def with_ambient(rates: np.ndarray, ambient: np.ndarray, share: float = 0.05) -> np.ndarray:
+    """Rates, rows scaled to sum to 1, with a share of the mix that floats everywhere."""
+    return (1 - share) * rates / rates.sum(1, keepdims=True) + share * ambient
+
+
+def temperature(scores: np.ndarray, target: float = 0.85, highest: float = 1.0) -> float:
+    """The factor that makes the mean top probability of the softmax ``target``.
 
     Sums over genes count dependent evidence as independent; untempered, they are certain of everything.
     """
-    low, high = 1e-3, 1.0
+    low, high = 1e-3, highest
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if softmax(scores * middle, 1).max(1).mean() < target else (low, middle)
-    return softmax(scores * low, 1)
+    return low
 
 
 def mix(probas: list[np.ndarray], weights: np.ndarray | None = None, floor: float = 1e-3) -> np.ndarray:
@@ -240,8 +251,10 @@ def confident(proba: np.ndarray, share: float = 0.6, at_least: int = 10) -> np.n
     return keep
 
 
-def self_train(teacher: np.ndarray, features: np.ndarray, rounds: int = 4, C: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """The query teaches itself: students fitted on confident guesses, joined with half of the teacher's log-probabilities.
+def self_train(
+    teacher: np.ndarray, features: np.ndarray, rounds: int = 4, C: float = 0.1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The query teaches itself: students of confident guesses, joined with half of the teacher's log-probabilities.
 
     Returns
     -------

@@ -1,22 +1,22 @@
-"""The teacher: experts weighted by how they do on a stand-in for the query whose labels are known.
+"""The teacher: experts weighted by how they do on stand-ins for the query, then students of the query itself.
 
-No label of the query is ever seen, so experts, context and confidence are judged on held-out reference cells made to
-look like the query: whole blocks of tissue where the reference is a section, else cells with the query's depths,
-composition and platform noise.
+No label of the query is ever seen. What its experts may weigh, how far the query may teach itself, how far space may
+act and how sure to be are decided from stand-ins, from the distance between the platforms, and from the query's genes
+split in halves.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 from sklearn.decomposition import PCA
 
-from stgnn import experts
+from stgnn import experts, shallow
 from stgnn.data.cells import Cells
-from stgnn.graph.build import spatial_knn
+from stgnn.standins import blocks, cell_weights, labels_of, stand_ins, stratified, typical_depth
 
 MAX_GENES = 600
 """Beyond this many genes, linear experts see principal components: fewer cells than genes over-fit."""
@@ -24,9 +24,12 @@ MAX_GENES = 600
 CONTEXT = (6, 30, 150)
 """Neighbourhood sizes whose mean expression the context expert sees."""
 
+AROUND = (12, 50)
+"""Those that students of the query see."""
+
 
 @dataclass(frozen=True)
-class Views:
+class Scale:
     """Both data sets on one scale.
 
     Parameters
@@ -37,7 +40,7 @@ class Views:
     composition
         Estimated share of each type in the query (types,).
     loadings
-        Matrix (genes, features) from standardised expression to features; the identity's place is None.
+        From standardised expression to features (genes, features); None where features are the genes themselves.
     """
 
     reference: np.ndarray
@@ -46,11 +49,23 @@ class Views:
     loadings: np.ndarray | None
 
 
-def cell_weights(labels: np.ndarray, composition: np.ndarray) -> np.ndarray:
-    """Weight of each reference cell that gives the weighted reference the wanted composition; sums to 1."""
-    count = np.bincount(labels, minlength=len(composition))
-    weight = (composition / np.maximum(count, 1))[labels]
-    return weight / weight.sum()
+@dataclass(frozen=True)
+class Council:
+    """What all experts say of a query.
+
+    Parameters
+    ----------
+    log_probas
+        By name of the expert, log-probabilities (cells, types).
+    experts
+        Those of them that can judge other queries too.
+    scale
+        The common scale they were fitted on.
+    """
+
+    log_probas: dict[str, np.ndarray]
+    experts: dict[str, shallow.Expert]
+    scale: Scale
 
 
 def weighted_standardise(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -60,148 +75,81 @@ def weighted_standardise(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.clip((values - mean) / (spread + 1e-3), -experts.CLIP, experts.CLIP).astype(np.float32)
 
 
-def neighbour_means(values: np.ndarray, coords: np.ndarray, section: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-    """Own values joined with the means over the nearest neighbours, one block a neighbourhood size."""
-    graph = spatial_knn(coords, section, max(sizes))
-    blocks = [values]
-    for size in sizes:
-        heard = graph.table(size)
-        share = heard[2] / np.maximum(heard[2].sum(1, keepdims=True), 1)
-        rows = np.repeat(np.arange(len(values)), heard[0].shape[1])
-        matrix = sp.csr_array((share.ravel().astype(np.float32), (rows, heard[0].ravel())), shape=(len(values),) * 2)
-        blocks.append(matrix @ values)
-    return np.hstack(blocks).astype(np.float32)
+def convene(reference: Cells, query: Cells, random_state: int) -> Council:
+    """Fit every expert and let it judge the query."""
+    labels, n_types = labels_of(reference), len(reference.types)
+    council: dict[str, shallow.Expert] = _profiles(reference, query)
+    view = shallow.View(query, np.empty((len(query), 0)))
+    said = {name: expert.log_proba(view) for name, expert in council.items()}
+    said |= _after_alignment(reference, query, random_state)
+    first = experts.mix([np.exp(log) for log in said.values()])
+    scale = common_scale(reference, query, first, random_state)
+    few = stratified(labels, 8000, random_state)
+    for C in (0.003, 0.03):
+        council[f"regression, {C}"] = shallow.regress(scale.reference[few], labels[few], n_types, C=C, balanced=True)
+    if reference.coords is not None and query.coords is not None:
+        near = shallow.View(reference, scale.reference).with_neighbours(CONTEXT)[few]
+        council["regression, context"] = shallow.regress(
+            near, labels[few], n_types, C=0.01, balanced=True, sizes=CONTEXT
+        )
+    view = shallow.View(query, scale.query)
+    said |= {name: expert.log_proba(view) for name, expert in council.items() if name not in said}
+    return Council(said, council, scale)
 
 
-def first_guesses(reference: Cells, query: Cells, random_state: int) -> dict[str, np.ndarray]:
-    """Four experts that need no common scale: count profiles with and without platform, vote and regression after Harmony."""
-    labels, n_types = _labels(reference), len(reference.types)
-    rates = experts.profiles(reference.counts, labels, n_types)
-    ambient = np.asarray(query.counts.sum(0)).ravel() / query.counts.sum()
+def _profiles(reference: Cells, query: Cells) -> dict[str, shallow.Expert]:
+    """Count profiles with and without a platform scale, the latter fitted on a sample of the query."""
+    rates = experts.profiles(reference.counts, labels_of(reference), len(reference.types))
+    some = query.counts[:: max(1, len(query) // 4000)]
+    plain = experts.with_ambient(rates, np.asarray(query.counts.sum(0)).ravel() / query.counts.sum())
+    platform = experts.platform_rates(some, rates)
+    return {
+        name: shallow.Profiles(r, experts.temperature(experts.profile_scores(some, r)))
+        for name, r in (("profiles", plain), ("profiles, platform", platform))
+    }
+
+
+def _after_alignment(reference: Cells, query: Cells, random_state: int) -> dict[str, np.ndarray]:
+    """A vote and a regression on principal components that Harmony has aligned."""
+    labels, n_types, n = labels_of(reference), len(reference.types), len(reference)
     depth = typical_depth(query)
     z_reference = experts.standardise(experts.log_normalise(reference.counts, depth))
     z_query = experts.standardise(experts.log_normalise(query.counts, depth))
     parts = experts.joint_pca(z_reference, z_query, 30, random_state)
-    n = len(reference)
     batch = np.r_[np.zeros(n, dtype=int), np.ones(len(query), dtype=int)]
     aligned = experts.harmony(parts, batch, random_state=random_state)
-    return {
-        "profiles": experts.temper(experts.profile_scores(query.counts, 0.95 * rates + 0.05 * ambient)),
-        "profiles, platform": experts.temper(experts.platform_scores(query.counts, rates)[0]),
-        "vote": experts.vote(aligned[:n], labels, aligned[n:], n_types),
-        "regression, aligned": experts.logistic(aligned[:n], labels, aligned[n:], n_types, C=0.3, balanced=True),
+    near, far = aligned[:n], aligned[n:]
+    said = {
+        "vote": experts.vote(near, labels, far, n_types),
+        "regression, aligned": experts.logistic(near, labels, far, n_types, C=0.3, balanced=True),
     }
+    return {name: np.log(proba + 1e-3) for name, proba in said.items()}
 
 
-def common_scale(reference: Cells, query: Cells, guess: np.ndarray, random_state: int) -> Views:
+def common_scale(reference: Cells, query: Cells, guess: np.ndarray, random_state: int) -> Scale:
     """Standardise the query by itself and the reference as if it had the query's composition."""
-    labels = _labels(reference)
+    labels = labels_of(reference)
     own = np.bincount(labels, minlength=len(reference.types)) / len(labels)
     composition = 0.8 * guess.mean(0) + 0.2 * own
     depth = typical_depth(query)
-    z_reference = weighted_standardise(experts.log_normalise(reference.counts, depth), cell_weights(labels, composition))
+    weight = cell_weights(labels, composition)
+    z_reference = weighted_standardise(experts.log_normalise(reference.counts, depth), weight)
     z_query = experts.standardise(experts.log_normalise(query.counts, depth))
     if z_query.shape[1] <= MAX_GENES:
-        return Views(z_reference, z_query, composition, None)
-    # half the variance from each side, however many cells each has
+        return Scale(z_reference, z_query, composition, None)
     both = np.vstack([z_reference, z_query])
     pca = PCA(50, svd_solver="randomized", random_state=random_state).fit(both)
     loadings = (pca.components_ / np.sqrt(pca.explained_variance_)[:, None]).T.astype(np.float32)
-    return Views(z_reference @ loadings, z_query @ loadings, composition, loadings)
+    return Scale(z_reference @ loadings, z_query @ loadings, composition, loadings)
 
 
-def guesses(reference: Cells, query: Cells, random_state: int) -> tuple[dict[str, np.ndarray], Views]:
-    """All experts' probabilities (cells, types) for the query, and the common scale that the later ones use."""
-    out = first_guesses(reference, query, random_state)
-    views = common_scale(reference, query, experts.mix(list(out.values())), random_state)
-    labels, n_types = _labels(reference), len(reference.types)
-    few = _stratified(labels, 8000, random_state)
-    fit = views.reference[few]
-    for C in (0.003, 0.03):
-        out[f"regression, {C}"] = experts.logistic(fit, labels[few], views.query, n_types, C=C, balanced=True)
-    if reference.coords is not None and query.coords is not None:
-        near = neighbour_means(views.reference, reference.coords, reference.section, CONTEXT)[few]
-        far = neighbour_means(views.query, query.coords, query.section, CONTEXT)
-        out["regression, context"] = experts.logistic(near, labels[few], far, n_types, C=0.01, balanced=True)
-    return out, views
-
-
-def stand_ins(reference: Cells, query: Cells, composition: np.ndarray, random_state: int) -> list[tuple[Cells, Cells, np.ndarray]]:
-    """Two pairs of a reference half and a labelled stand-in for the query made of the other half."""
-    rng = np.random.default_rng(random_state)
-    labels = _labels(reference)
-    spatial = reference.coords is not None and query.coords is not None
-    fold = blocks(reference, 60, rng) if spatial else rng.permutation(len(labels)) % 2
-    out = []
-    for held in (0, 1):
-        kept, left = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
-        part = _rows(reference, left)
-        target = part if spatial else look_alike(part, query, composition, rng)
-        out.append((_rows(reference, kept), replace(target, labels=None, types=()), _labels(target)))
-    return out
-
-
-def blocks(cells: Cells, cells_per_block: int, rng: np.random.Generator) -> np.ndarray:
-    """Fold (0 or 1) of each cell, constant over square blocks of tissue: neighbours are held out together."""
-    from stgnn.graph.hierarchy import regions
-
-    level = regions(cells.coords, cells.section, cells_per_block)
-    return rng.permutation(level.assignment.shape[1])[level.parent] % 2
-
-
-def look_alike(
-    cells: Cells, query: Cells, composition: np.ndarray, rng: np.random.Generator, noise: float = 0.3, spill: float = 0.2, n: int = 4000
-) -> Cells:
-    """Draw labelled cells that look like the query's: its composition and depths, platform noise, spill-over.
-
-    Parameters
-    ----------
-    cells
-        Labelled cells to draw from.
-    query
-        Where the depths come from.
-    composition
-        Shares of the types (types,).
-    rng
-        Source of randomness.
-    noise
-        Standard deviation of the log-normal gene factors, once for all cells and once for each type.
-    spill
-        Largest share of another cell's counts mixed in, as by imperfect segmentation.
-    n
-        Number of cells drawn, with replacement.
-    """
-    labels = _labels(cells)
-    drawn = rng.choice(len(labels), n, p=cell_weights(labels, composition))
-    counts = degrade(cells.counts[drawn], labels[drawn], depths(query), rng, noise=noise, spill=spill)
-    kept = np.flatnonzero(np.asarray(counts.sum(1)).ravel() > 0)
-    return replace(_rows(cells, drawn[kept]), counts=counts[kept])
-
-
-def degrade(
-    counts: sp.csr_matrix, labels: np.ndarray, depth: np.ndarray, rng: np.random.Generator, *, noise: float, spill: float
-) -> sp.csr_matrix:
-    """Cells as another platform would see them: spill-over, gene-wise noise, and depths drawn from ``depth``."""
-    dense = counts.toarray()
-    n, n_genes = dense.shape
-    total = dense.sum(1, keepdims=True)
-    other = rng.permutation(n)
-    share = rng.uniform(0, spill, (n, 1))
-    mixed = (1 - share) * dense + share * dense[other] * (total / np.maximum(total[other], 1))
-    factors = rng.normal(0, noise, (1, n_genes)) + rng.normal(0, noise, (labels.max() + 1, n_genes))
-    mixed *= np.exp(factors)[labels]
-    wanted = rng.choice(depth, n)[:, None]
-    scale = np.minimum(wanted / np.maximum(mixed.sum(1, keepdims=True), 1e-6), 2.0)
-    return sp.csr_matrix(rng.poisson(mixed * scale).astype(np.float32))
-
-
-def stack(probas: list[np.ndarray], labels: np.ndarray, n_types: int, penalty: float = 0.02) -> np.ndarray:
+def stack(log_probas: list[np.ndarray], labels: np.ndarray, n_types: int, penalty: float = 0.02) -> np.ndarray:
     r"""Non-negative weights of the experts' log-probabilities that best predict known labels.
 
     Minimises :math:`-\sum_n c_{y_n} \log \mathrm{softmax}(\sum_e w_e \log p_{en})_{y_n} / N + \lambda |w|^2` with
     rare types weighted up (:math:`c_k \propto n_k^{-1/2}`). The scale of the weights is a temperature.
     """
-    logs = np.stack([np.log(p + 1e-3) for p in probas], 2)
+    logs = np.stack(log_probas, 2)
     balance = 1 / np.sqrt(np.maximum(np.bincount(labels, minlength=n_types), 1))[labels]
     balance /= balance.mean()
     truth = logs[np.arange(len(labels)), labels]
@@ -219,50 +167,202 @@ def stack(probas: list[np.ndarray], labels: np.ndarray, n_types: int, penalty: f
     return minimize(objective, start, jac=True, bounds=[(0, None)] * len(start)).x
 
 
-def disagreement(probas: list[np.ndarray]) -> float:
+def disagreement(log_probas: list[np.ndarray]) -> float:
     """Mean share of cells on which two experts differ (0 to 1): it grows with the distance between data sets."""
-    best = np.stack([p.argmax(1) for p in probas])
+    best = np.stack([p.argmax(1) for p in log_probas])
     pairs = [(best[i] != best[j]).mean() for i in range(len(best)) for j in range(i)]
     return float(np.mean(pairs))
 
 
-def typical_depth(query: Cells) -> float:
-    """Median total of the query's cells, at least 10."""
-    return float(max(np.median(depths(query)), 10.0))
+@dataclass(frozen=True)
+class Teaching:
+    """What the teacher decided and says.
+
+    Parameters
+    ----------
+    posterior
+        Log-probabilities for the query (cells, types), all experts joined.
+    council, weights
+        Experts that can judge other queries too, and their weights.
+    scale
+        The common scale of both data sets.
+    trust
+        How far the query may teach itself: 0 on one platform, 1 across platforms.
+    openness
+        How far the cell level counts: 0 where neighbours say nothing new, 1 where they say much.
+    expected_accuracy
+        Accuracy on the stand-ins less the experts' excess disagreement on the query.
+    facts
+        The same decisions and what they rest on, as plain values.
+    """
+
+    posterior: np.ndarray
+    council: list[shallow.Expert]
+    weights: np.ndarray
+    scale: Scale
+    trust: float
+    openness: float
+    expected_accuracy: float
+    facts: dict[str, object]
 
 
-def depths(cells: Cells) -> np.ndarray:
-    """Total counts of each cell."""
-    return np.asarray(cells.counts.sum(1)).ravel()
+def teach(reference: Cells, query: Cells, *, selector: bool, random_state: int) -> Teaching:
+    """Weigh the experts, decide how far to trust and to listen, and let the query teach itself that far.
+
+    Parameters
+    ----------
+    reference, query
+        Labelled and unlabelled cells with the same genes.
+    selector
+        Whether decisions follow the data; else experts weigh the same, and trust and openness are 1.
+    random_state
+        Seed.
+    """
+    council = convene(reference, query, random_state)
+    names, portable = list(council.log_probas), list(council.experts)
+    said = {name: floored(log) for name, log in council.log_probas.items()}
+    everyone, alone, accuracy, usual = _audition(reference, query, council, random_state)
+    excess = disagreement([said[name] for name in portable]) - usual
+    distance = platform_distance(reference, query, council.scale.composition)
+    trust = float(np.clip(2 * distance - 1, 0, 1))
+    spatial = query.coords is not None
+    gain = context_gain(reference, query, council.scale, random_state) if spatial else 0.0
+    openness = float(np.clip(10 * gain, 0, 1))
+    if spatial and "regression, context" in council.experts:
+        openness = max(openness, _context_share(portable, alone))
+    if not selector:
+        everyone, alone = (np.full(len(x), 1 / len(x)) for x in (everyone, alone))
+        trust, openness = 1.0, float(spatial)
+    # look-alikes cannot show what the real platform does to each expert: then trust their verdict by half
+    everyone, alone = ((1 - trust / 2) * x + trust / 2 * x.mean() for x in (everyone, alone))
+    joint = sum(w * said[name] for w, name in zip(everyone, names, strict=True))
+    experts_, weights = [council.experts[name] for name in portable], list(alone)
+    if trust > 0:
+        view = shallow.View(query, council.scale.query)
+        student = study(joint, view, AROUND if spatial else ())
+        if student is not None:
+            joint = (1 - trust / 2) * joint + trust * floored(student.log_proba(view))
+            experts_.append(student)
+            weights = [(1 - trust / 2) * w for w in weights] + [trust]
+    expected = float(np.clip(accuracy - excess, 1 / len(reference.types), 0.99))
+    facts = {
+        "experts": dict(zip(names, np.round(everyone, 3).tolist(), strict=True)),
+        "platform_distance": distance,
+        "trust": trust,
+        "context_gain": gain,
+        "openness": openness,
+        "stand_in_accuracy": accuracy,
+        "excess_disagreement": excess,
+        "expected_accuracy": expected,
+    }
+    posterior = log_softmax(joint, axis=1)
+    return Teaching(posterior, experts_, np.array(weights), council.scale, trust, openness, expected, facts)
 
 
-def _labels(cells: Cells) -> np.ndarray:
-    if cells.labels is None:
-        raise ValueError("reference: expected labelled cells; found none")
-    return cells.labels
+def _audition(
+    reference: Cells, query: Cells, council: Council, random_state: int
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Weights of all experts and of the portable ones, joint accuracy, and disagreement, on the stand-ins."""
+    everyone, alone, right, apart = [], [], [], []
+    for kept, target, truth in stand_ins(reference, query, council.scale.composition, random_state):
+        said = convene(kept, target, random_state).log_probas
+        logs = [floored(said[name]) for name in council.log_probas]
+        own = [floored(said[name]) for name in council.experts]
+        everyone.append(stack(logs, truth, len(reference.types)))
+        alone.append(stack(own, truth, len(reference.types)))
+        joint = sum(w * log for w, log in zip(everyone[-1], logs, strict=True))
+        right.append((joint.argmax(1) == truth).mean())
+        apart.append(disagreement(own))
+    return np.mean(everyone, 0), np.mean(alone, 0), float(np.mean(right)), float(np.mean(apart))
 
 
-def _rows(cells: Cells, rows: np.ndarray) -> Cells:
-    return replace(
-        cells,
-        counts=cells.counts[rows],
-        names=cells.names[rows],
-        coords=None if cells.coords is None else cells.coords[rows],
-        section=cells.section[rows],
-        labels=None if cells.labels is None else cells.labels[rows],
-        rows=cells.rows[rows],
-    )
+def floored(log_proba: np.ndarray) -> np.ndarray:
+    """Log-probabilities that no expert may push below a thousandth: one veto must not settle a vote."""
+    return np.log(np.exp(log_proba) + 1e-3)
 
 
-def _stratified(labels: np.ndarray, at_most: int, random_state: int) -> np.ndarray:
-    """Sorted row numbers of at most so many cells, rare types kept whole as far as they fit."""
-    if len(labels) <= at_most:
-        return np.arange(len(labels))
+def platform_distance(reference: Cells, query: Cells, composition: np.ndarray) -> float:
+    """Robust spread over genes of the log ratio of mean expression, at one composition (0 up; 0 is one platform)."""
+    weight = cell_weights(labels_of(reference), composition)
+    left = (reference.counts.multiply(1 / reference.counts.sum(1))).T @ weight
+    right = np.asarray(query.counts.multiply(1 / query.counts.sum(1)).mean(0)).ravel()
+    floor = 0.01 / len(right)
+    seen = (left + right) / 2 > 5 * floor
+    ratio = np.log((right + floor) / (left + floor))[seen]
+    return float(1.4826 * np.median(np.abs(ratio - np.median(ratio)))) if seen.any() else 0.0
+
+
+def context_gain(reference: Cells, query: Cells, scale: Scale, random_state: int) -> float:
+    """How much better neighbours help to guess types (relative fall of the error; below 0 if they harm).
+
+    Types guessed from one half of the features are predicted from the other half, with and without the neighbours'
+    means of that half, over held-out blocks of tissue: the halves' noise is independent, so what neighbours add is
+    news of the type.
+    """
     rng = np.random.default_rng(random_state)
-    count = np.bincount(labels)
-    low, high = 1, int(count.max())
-    while low < high:  # largest cap per type that still fits
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if np.minimum(count, middle).sum() <= at_most else (low, middle - 1)
-    picked = [rng.permutation(np.flatnonzero(labels == k))[:low] for k in range(len(count))]
-    return np.sort(np.concatenate(picked))
+    labels, n_types = labels_of(reference), len(reference.types)
+    few = stratified(labels, 3000, random_state)
+    fold = blocks(query, 60, rng)
+    right: list[list[float]] = []
+    for _ in range(2):
+        order = rng.permutation(scale.query.shape[1])
+        first, second = order[::2], order[1::2]
+        guide = shallow.regress(scale.reference[few][:, first], labels[few], n_types, C=0.01, balanced=True)
+        proba = np.exp(guide.log_proba(shallow.View(query, scale.query[:, first])))
+        guess, sure = proba.argmax(1), experts.confident(proba)
+        view = shallow.View(query, scale.query[:, second])
+        for held in (0, 1):
+            fit, test = np.flatnonzero(sure & (fold != held)), np.flatnonzero(sure & (fold == held))
+            fit = rng.permutation(fit)[:3000]
+            if len(np.unique(guess[fit])) < 2 or not len(test):
+                continue
+            right.append([_hits(view.with_neighbours(sizes), guess, fit, test, n_types) for sizes in ((), AROUND)])
+    if not right:
+        return 0.0
+    own, more = np.mean(right, axis=0)
+    return float((more - own) / max(1 - own, 0.01))
+
+
+def _hits(x: np.ndarray, guess: np.ndarray, fit: np.ndarray, test: np.ndarray, n_types: int) -> float:
+    model = shallow.regress(x[fit], guess[fit], n_types, C=0.03, balanced=False)
+    return float(((x[test] @ model.coefficients.T + model.intercept).argmax(1) == guess[test]).mean())
+
+
+def _context_share(names: list[str], weights: np.ndarray) -> float:
+    """Share of the context regression among the regressions."""
+    by_name = dict(zip(names, weights, strict=True))
+    total = sum(w for name, w in by_name.items() if name.startswith("regression"))
+    return float(by_name["regression, context"] / total) if total > 0 else 0.0
+
+
+def study(
+    teacher: np.ndarray, view: shallow.View, sizes: tuple[int, ...], rounds: int = 4
+) -> shallow.Regression | None:
+    """Students of the query: regressions fitted on confident guesses, each joined with half of the teacher.
+
+    Parameters
+    ----------
+    teacher
+        Joint log-probabilities of the experts (cells, types).
+    view
+        The query.
+    sizes
+        Neighbourhood sizes whose means the students see.
+    rounds
+        Number of students, one after the other.
+
+    Returns
+    -------
+    The last student; None if one type is all that is guessed.
+    """
+    features, n_types = view.with_neighbours(sizes), teacher.shape[1]
+    joint, student = softmax(teacher, 1), None
+    for _ in range(rounds):
+        guess, sure = joint.argmax(1), np.flatnonzero(experts.confident(joint))
+        sure = sure[stratified(guess[sure], 8000, 0)]
+        if len(np.unique(guess[sure])) < 2:
+            return student
+        student = shallow.regress(features[sure], guess[sure], n_types, C=0.1, balanced=False, sizes=sizes)
+        own = log_softmax(features @ student.coefficients.T + student.intercept, axis=1)
+        joint = softmax(np.log(np.exp(own) + 1e-4) + 0.5 * floored(log_softmax(teacher, axis=1)), 1)
+    return student

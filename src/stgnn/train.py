@@ -10,7 +10,8 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def fit(
     list of dict
         One record a look: step, training loss, validation loss where there is one.
     """
-    optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=plan.decay)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=plan.decay, fused=True)
     state = _resume(checkpoint, network, optimiser)
     rank, world = _world()
     for step in range(state.step, plan.steps):
@@ -114,9 +115,9 @@ def fit(
         state.step = step + 1
         if watch is not None:
             watch(state.step)
-        if state.step % plan.check_every == 0 or state.step == plan.steps:
-            if _look(network, validate, state, plan):
-                break
+        due = state.step % plan.check_every == 0 or state.step == plan.steps
+        if due and _look(network, validate, state, plan):
+            break
         if state.step % plan.save_every == 0:
             _save(checkpoint, network, optimiser, state)
     if state.best is not None:
@@ -191,6 +192,18 @@ def autocast(network: nn.Module, precision: str) -> torch.autocast:
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted)
 
 
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Bar of so many steps on stderr, quiet where that is no terminal; yields a function to call after each step."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda step: bar.advance(task)
+
+
 def fingerprint(arrays: list[np.ndarray], words: str) -> str:
     """Short digest of inputs and options, so that a checkpoint is only resumed for the same work."""
     digest = hashlib.sha256(words.encode())
@@ -225,9 +238,7 @@ def _resume(path: Path | None, network: nn.Module, optimiser: torch.optim.Optimi
     network.load_state_dict(saved["network"])
     optimiser.load_state_dict(saved["optimiser"])
     logger.info("resuming %s at step %d", path.name, saved["step"])
-    return _State(
-        saved["step"], saved["running"], saved["curve"], saved["best_loss"], saved["best"], saved["stale"]
-    )
+    return _State(saved["step"], saved["running"], saved["curve"], saved["best_loss"], saved["best"], saved["stale"])
 
 
 def _save(path: Path | None, network: nn.Module, optimiser: torch.optim.Optimizer, state: _State) -> None:

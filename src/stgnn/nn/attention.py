@@ -62,7 +62,7 @@ def position_features(
 ) -> Float[Tensor, "n 2f+1"]:
     r"""Features whose inner product is a kernel of relative position.
 
-    .. math:: \psi(x) \cdot \psi(y) = a_0 + \sum_f a_f \cos(\omega_f \cdot (x - y)) \ge 0, \quad a = \mathrm{softmax}(w), \ a_0 = \sum_f a_f
+    .. math:: \psi(x) \cdot \psi(y) = 1 + \sum_f a_f \cos(\omega_f \cdot (x - y)) \ge 0, \quad a = \mathrm{softmax}(w)
 
     The constant equals the sum of the amplitudes, so that the kernel, and with it every attention weight, is never
     negative.
@@ -120,7 +120,7 @@ def global_attention(
 ) -> Float[Tensor, "n h e"]:
     r"""Read the state of one's own section: attention over all its tokens at a cost linear in readers.
 
-    .. math:: o_i = \frac{\sum_j (q_i \cdot k_j)\,(\psi_i \cdot \psi_j)\, v_j}{\sum_j (q_i \cdot k_j)\,(\psi_i \cdot \psi_j)}
+    .. math:: o_i = \sum_j w_{ij} v_j \big/ \sum_j w_{ij}, \quad w_{ij} = (q_i \cdot k_j)\,(\psi_i \cdot \psi_j)
 
     References
     ----------
@@ -152,6 +152,6 @@ def global_attention(
 def cross_attention(
     query: Float[Tensor, "n h d"], key: Float[Tensor, "m h d"], value: Float[Tensor, "m h e"], scale: float | Tensor
 ) -> tuple[Float[Tensor, "n h e"], Float[Tensor, "n h m"]]:
-    r"""Attend from cells to a memory: :math:`o_i = \sum_j \mathrm{softmax}_j(s\, q_i \cdot k_j)\, v_j`, and the weights."""
+    r"""Attend from cells to a memory, :math:`o_i = \sum_j \mathrm{softmax}_j(s\, q_i \cdot k_j)\, v_j`; also the weights."""
     weight = (torch.einsum("nhd,mhd->nhm", query, key) * scale).softmax(-1)
     return torch.einsum("nhm,mhe->nhe", weight, value), weight

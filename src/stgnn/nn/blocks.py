@@ -15,6 +15,8 @@ from stgnn.nn import attention
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+    from stgnn.nn.tissue import Surroundings
+
 
 def mlp(width_in: int, width: int, width_out: int, dropout: float) -> nn.Sequential:
     """Two linear layers with a GELU between them."""
@@ -67,7 +69,9 @@ class EdgeAttention(nn.Module):
 class RegionTransformer(nn.Module):
     """Region tokens attend to all tokens of their section, then every cell reads them back: linear in both."""
 
-    def __init__(self, width: int, heads: int, layers: int, dropout: float, frequencies: int = 6, dims: int = 2) -> None:
+    def __init__(
+        self, width: int, heads: int, layers: int, dropout: float, frequencies: int = 6, dims: int = 2
+    ) -> None:
         super().__init__()
         self.heads = heads
         # wave lengths from 2 to 64 regions, directions spread over the circle (or sphere)
@@ -85,36 +89,31 @@ class RegionTransformer(nn.Module):
         self.read_key = nn.Linear(width, 2 * width)
 
     def forward(
-        self,
-        cells: Float[Tensor, "n d"],
-        cell_position: Float[Tensor, "n p"],
-        cell_section: Int[Tensor, "n"],
-        tokens: Float[Tensor, "m d"],
-        token_position: Float[Tensor, "m p"],
-        token_section: Int[Tensor, "m"],
-        n_sections: int,
+        self, cells: Float[Tensor, "n d"], tokens: Float[Tensor, "m d"], around: Surroundings
     ) -> Float[Tensor, "n d"]:
-        """Return what each cell reads; positions are in units of the regions' side."""
-        where = attention.position_features(token_position, self.frequency, self.amplitude)
+        """Return what each cell reads from the tokens of its section."""
+        position, section, n_sections = around.token_position, around.token_section, around.n_sections
+        where = attention.position_features(position, self.frequency, self.amplitude)
         for norm, qkv, mix, feed in zip(self.norm[:-1], self.qkv, self.mix, self.feed, strict=True):
             query, key, value = qkv(norm(tokens)).view(len(tokens), 3, self.heads, -1).unbind(1)
-            state = attention.global_state(_positive(key), value, where, token_section, n_sections)
-            heard = attention.global_attention(_positive(query), where, token_section, *state)
+            state = attention.global_state(_positive(key), value, where, section, n_sections)
+            heard = attention.global_attention(_positive(query), where, section, *state)
             tokens = tokens + mix(heard.flatten(1))
             tokens = tokens + feed(tokens)
         key, value = self.read_key(self.norm[-1](tokens)).view(len(tokens), 2, self.heads, -1).unbind(1)
-        state = attention.global_state(_positive(key), value, where, token_section, n_sections)
+        state = attention.global_state(_positive(key), value, where, section, n_sections)
         query = self.read_query(cells).view(len(cells), self.heads, -1)
-        here = attention.position_features(cell_position, self.frequency, self.amplitude)
-        return attention.global_attention(_positive(query), here, cell_section, *state).flatten(1)
+        here = attention.position_features(around.position, self.frequency, self.amplitude)
+        return attention.global_attention(_positive(query), here, around.section, *state).flatten(1)
 
 
 class GeneModules(nn.Module):
     r"""Gene level of a cell: attention among genes on the gene graph, then among gene modules within each cell.
 
     .. math::
-        e'_g = e_g + \sum_{j \in N(g)} \mathrm{softmax}_j(u_g \cdot w_j / \sqrt d + |r_{gj}|)\,\mathrm{sign}(r_{gj})\, V e_j,
-        \quad t_{nm} = \frac{1}{\sqrt{|m|}} \sum_{g \in m} x_{ng}\, e'_g + b_m
+        e'_g &= e_g + \sum_{j \in N(g)} a_{gj}\,\mathrm{sign}(r_{gj})\, V e_j, \quad
+        a_{gj} = \mathrm{softmax}_j(u_g \cdot w_j / \sqrt d + |r_{gj}|) \\
+        t_{nm} &= \frac{1}{\sqrt{|m|}} \sum_{g \in m} x_{ng}\, e'_g + b_m
 
     The tokens :math:`t_{nm}` of a cell's modules attend to each other and are read by attention. Genes that vary
     together share what they learn, at no cost per cell; cells pay for modules, not for genes.
@@ -125,14 +124,20 @@ class GeneModules(nn.Module):
     """
 
     def __init__(
-        self, neighbours: np.ndarray, correlation: np.ndarray, mask: np.ndarray, module: np.ndarray, width: int, dropout: float
+        self,
+        neighbours: np.ndarray,
+        correlation: np.ndarray,
+        mask: np.ndarray,
+        module: np.ndarray,
+        width: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         self.inner, self.heads, n_modules = 24, 2, int(module.max()) + 1
         self.register_buffer("neighbours", torch.as_tensor(neighbours))
         self.register_buffer("correlation", torch.as_tensor(correlation, dtype=torch.float32))
         self.register_buffer("mask", torch.as_tensor(mask))
-        one_hot = F.one_hot(torch.as_tensor(module), n_modules).float()
+        one_hot = F.one_hot(torch.as_tensor(module, dtype=torch.int64), n_modules).float()
         self.register_buffer("membership", one_hot / one_hot.sum(0).clamp(min=1).sqrt())
         self.embedding = nn.Parameter(torch.randn(len(module), self.inner) / math.sqrt(self.inner))
         self.score = nn.Linear(self.inner, 2 * self.inner)

@@ -25,7 +25,8 @@ def contrastive(
 ) -> Float[Tensor, ""]:
     r"""Pull anchors to their positives and away from the rest.
 
-    .. math:: -\frac{1}{|A|}\sum_{i \in A} \log \frac{\sum_{j \in P(i)} e^{z_i \cdot z_j / \tau}}{\sum_j e^{z_i \cdot z_j / \tau}}
+    .. math:: -\frac{1}{|A|} \sum_{i \in A} \log \Big( \sum_{j \in P(i)} e^{z_i \cdot z_j / \tau} \Big/
+        \sum_j e^{z_i \cdot z_j / \tau} \Big)
 
     Anchors without a positive do not count.
 

@@ -106,7 +106,7 @@ def plain_batches(features: np.ndarray, genes: np.ndarray, cells_per_tile: int) 
 
 def spacing(graph: Graph, section: np.ndarray) -> np.ndarray:
     """Median distance to the nearest neighbour in each section (sections,); 1 where there is none."""
-    nearest, length, mask = graph.table(1)
+    _, length, mask = graph.table(1)
     out = np.ones(int(section.max()) + 1)
     for code in np.unique(section):
         own = length[(section == code) & mask[:, 0], 0]

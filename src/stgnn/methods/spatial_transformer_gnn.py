@@ -1,0 +1,334 @@
+"""SpatialTransformerGNN: cell types from expression, neighbours, the section at large, and a reference memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, final
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch import Tensor, nn
+
+from stgnn import bilevel, experts, shallow, teacher
+from stgnn.data.cells import Cells, Prediction
+from stgnn.lesson import Layout, Lesson, Shape, prepare, shape_arrays, shape_from, standardised
+from stgnn.methods.base import Annotator
+from stgnn.nn import blocks
+from stgnn.nn.tissue import Batch
+from stgnn.standins import labels_of
+from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+NETWORK_WEIGHT = 1.0
+"""Weight of the networks' mean log-probabilities beside the council's."""
+
+THRESHOLD = 0.8
+"""Cells whose rejection lies above it are unknown."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Sizes of a network, and which of its parts it has."""
+
+    gene_graph: bool
+    cell_graph: bool
+    gate: bool
+    global_tokens: bool
+    cross_modal: bool
+    width: int
+    layers: int
+    heads: int = 2
+    dropout: float = 0.3
+
+
+class Network(nn.Module):
+    r"""One cell's own state, then what it hears from neighbours and from the whole section.
+
+    .. math::
+        h &= \mathrm{own}(x) + \mathrm{modules}(x_g), \qquad c = h + g_1 \odot m_{near} + g_2 \odot m_{far} \\
+        \log q &= W h + \beta \log \mathrm{vote}(h), \qquad \log p = W c + U c + \beta \log \mathrm{vote}(h)
+
+    up to constants, with q(y|x) the gene level and p(y|x, neighbours, section) the cell level. With the gates closed,
+    p equals q to the last bit.
+    """
+
+    memory_features: Tensor
+    memory_genes: Tensor
+    memory_kind: Tensor
+
+    def __init__(self, shape: Shape, parts: Parts) -> None:
+        super().__init__()
+        width, heads, dropout = parts.width, parts.heads, parts.dropout
+        self.linear = nn.Sequential(nn.Dropout(0.2), nn.Linear(shape.features, width))
+        self.enter = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout))
+        self.feed = nn.Sequential(nn.LayerNorm(width), blocks.mlp(width, 2 * width, width, dropout))
+        self.gene_level = _gene_level(shape, width, dropout) if parts.gene_graph else None
+        self.memory = blocks.Memory(width, dropout) if parts.cross_modal else None
+        self.hear_memory = blocks.Gate(width) if parts.cross_modal else None
+        self.own = nn.Linear(width, shape.types)
+        layers = parts.layers if parts.cell_graph else 0
+        bias = -2.0 if parts.gate else 20.0  # a gate biased so far stays open: messages pass as they are
+        self.near = nn.ModuleList(blocks.EdgeAttention(width, heads, dropout) for _ in range(layers))
+        self.hear_near = nn.ModuleList(blocks.Gate(width, bias) for _ in range(layers))
+        far = parts.global_tokens
+        self.far = blocks.RegionTransformer(width, heads, 1, dropout, dims=shape.dims) if far else None
+        self.hear_far = blocks.Gate(width, bias) if far else None
+        context = nn.Linear(width, shape.types)
+        nn.init.zeros_(context.weight)
+        nn.init.zeros_(context.bias)
+        self.context = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), context)
+        self.vote_weight = nn.Parameter(torch.tensor(0.3)) if parts.cross_modal else None
+        self.register_buffer("memory_features", torch.as_tensor(shape.memory_features))
+        self.register_buffer("memory_genes", torch.as_tensor(shape.memory_genes))
+        self.register_buffer("memory_kind", torch.as_tensor(shape.memory_kind))
+
+    def embed(self, features: Float[Tensor, "n f"], genes: Float[Tensor, "n g"]) -> Float[Tensor, "n d"]:
+        """Return the state of each cell by its own expression."""
+        h = self.enter(self.linear(features))  # (n, d)
+        if self.gene_level is not None:
+            h = h + self.gene_level(genes)  # (n, d)
+        return h + self.feed(h)
+
+    def forward(
+        self, batch: Batch, openness: float
+    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"], Float[Tensor, "n d"], Float[Tensor, "m d"]]:
+        """Return gene-level logits, cell-level logits, the cells' states, and the memory's states."""
+        h = self.embed(batch.features, batch.genes)  # (n, d)
+        memory = self.embed(self.memory_features, self.memory_genes)  # (m, d)
+        vote: Tensor | float = 0.0
+        if self.memory is not None and self.hear_memory is not None:
+            message, votes = self.memory(h, memory, self.memory_kind)  # (n, d), (n, c)
+            h = self.hear_memory(h, message, 1.0)
+            vote = self.vote_weight * torch.log(votes + 1e-3)
+        own = self.own(h) + vote  # (n, c)
+        around = batch.around
+        if around is None or openness == 0:
+            return own, own, h, memory
+        c = h
+        for near, hear in zip(self.near, self.hear_near, strict=True):
+            c = hear(c, near(c, around.neighbours, around.distance, around.mask), openness)  # (n, d)
+        if self.far is not None and self.hear_far is not None:
+            c = self.hear_far(c, self.far(c, self.enter(self.linear(around.token_features)), around), openness)
+        return own, self.own(c) + openness * self.context(c) + vote, c, memory
+
+
+@final
+@dataclass(eq=False)
+class SpatialTransformerGNN(Annotator):
+    """Cell types from an annotated reference, by levels of tissue that talk; see :class:`Network`.
+
+    Experts of expression, weighted on stand-ins for the query whose labels are known, teach networks whose gene-level
+    and cell-level halves then teach each other. What space may add is decided without labels.
+
+    References
+    ----------
+    Yang et al., scBiGNN, arXiv 2312.10310, for the alternating training.
+
+    Parameters
+    ----------
+    gene_graph, cell_graph, gate, global_tokens, cross_modal
+        Parts of the network, each of which can be switched off.
+    contrastive, augmentation
+        Parts of the training, likewise.
+    selector
+        Whether experts are weighted, space opened and self-training admitted by what stand-ins show; else all weigh the
+        same, and space and self-training are admitted fully.
+    rounds
+        Rounds of mutual teaching; 0 for a single one, without alternation.
+    members
+        Networks, from different seeds, whose log-probabilities are averaged.
+    width
+        Width of a cell's state.
+    layers
+        Rounds of listening to spatial neighbours.
+    neighbours
+        Spatial neighbours a cell listens to.
+    steps
+        Updates of each network in each round.
+    random_state
+        Seed.
+    device
+        "auto", "cpu", "cuda", ...
+    checkpoint
+        Folder that keeps the state of training; a killed run resumes from it.
+
+    Examples
+    --------
+    >>> from stgnn.data.cells import align, read_query, read_reference
+    >>> from stgnn.data.toy import toy
+    >>> adata, adata_query = toy(n_cells=120)
+    >>> reference, query = align(read_reference(adata), read_query(adata_query))
+    >>> model = SpatialTransformerGNN(members=1, rounds=1, steps=10).fit(reference, query)
+    >>> model.predict_proba(query).shape
+    (120, 5)
+    """
+
+    gene_graph: bool = True
+    cell_graph: bool = True
+    gate: bool = True
+    global_tokens: bool = True
+    cross_modal: bool = True
+    contrastive: bool = True
+    augmentation: bool = True
+    selector: bool = True
+    rounds: int = 3
+    members: int = 2
+    width: int = 64
+    layers: int = 1
+    neighbours: int = 15
+    steps: int = 60
+    random_state: int = 0
+    device: str = "auto"
+    checkpoint: str | None = None
+
+    def fit(self, reference: Cells, query: Cells) -> Self:
+        """Learn from a labelled reference and an unlabelled query with the same genes."""
+        self.genes_, self.types_ = reference.genes, reference.types
+        folder = self._open_checkpoint(reference, query)
+        teaching = teacher.teach(reference, query, selector=self.selector, random_state=self.random_state)
+        self.openness_ = teaching.openness if self.cell_graph or self.global_tokens else 0.0
+        self.shape_, lesson = prepare(
+            reference,
+            query,
+            teaching,
+            self._layout(),
+            augmentation=self.augmentation,
+            random_state=self.random_state,
+        )
+        self.council_, self.weights_, self.decisions_ = teaching.council, teaching.weights, teaching.facts
+        self.networks_, self.curve_ = [], []
+        with progress("training", self.members * max(self.rounds, 1) * self.steps) as watch:
+            for member in range(self.members):
+                self.networks_.append(self._train(member, lesson, folder, watch))
+        joint, _ = self._judge(query)
+        self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
+        return self
+
+    def predict(self, query: Cells) -> Prediction:
+        """Annotate cells that have the genes the method was fitted with."""
+        joint, states = self._judge(query)
+        proba = softmax(joint * self.temperature_, axis=1)
+        details: dict[str, Any] = {
+            **self.decisions_,
+            "curve": self.curve_,
+            "temperature": self.temperature_,
+            "space_used": query.coords is not None and self.openness_ > 0,
+            "space": _space(query, self.openness_),
+        }
+        return Prediction(proba.astype(np.float32), states, rejection(proba, states), THRESHOLD, details)
+
+    def _judge(self, query: Cells) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n d"]]:
+        """Joint log-probabilities of council and networks, untempered, and the networks' states side by side."""
+        features, genes = self.shape_.see(standardised(query))
+        view = shallow.View(query, features)
+        heard = [(w, e) for w, e in zip(self.weights_, self.council_, strict=True) if shallow.usable(e, view)]
+        # experts that need coordinates fall silent without them; the others then speak for them
+        louder = self.weights_.sum() / max(sum(w for w, _ in heard), 1e-9)
+        joint = sum(louder * w * teacher.floored(e.log_proba(view)) for w, e in heard)
+        batches, device = self._layout().batches(query, features, genes), find_device(self.device)
+        states = []
+        for network in self.networks_:
+            own, context, state = bilevel.judge(network.to(device), batches, float(self.openness_ > 0), device)
+            mixed = (1 - self.openness_) * own + self.openness_ * context
+            joint = joint + NETWORK_WEIGHT / len(self.networks_) * teacher.floored(mixed)
+            states.append(state)
+        return joint, np.hstack(states)
+
+    def _layout(self) -> Layout:
+        return Layout(self.openness_ > 0, self.neighbours, self.layers if self.cell_graph else 0)
+
+    def _network(self, seed: int) -> Network:
+        torch.manual_seed(seed)
+        own = {field.name: getattr(self, field.name) for field in fields(Parts) if hasattr(self, field.name)}
+        return Network(self.shape_, Parts(**own)).to(find_device(self.device))
+
+    def _train(self, member: int, lesson: Lesson, folder: Path | None, watch: Callable[[int], None]) -> Network:
+        seed = seed_of(self.random_state, member)
+        network = self._network(seed)
+        if folder is not None:
+            folder = folder / f"member{member}"
+            folder.mkdir(exist_ok=True)
+        curve = bilevel.teach(
+            network,
+            lesson,
+            Plan(self.steps, random_state=seed),
+            rounds=self.rounds,
+            contrastive=self.contrastive,
+            openness=float(self.openness_ > 0),
+            device=find_device(self.device),
+            checkpoint=folder,
+            watch=watch,
+        )
+        self.curve_ += [{"member": float(member), **record} for record in curve]
+        return network
+
+    def _open_checkpoint(self, reference: Cells, query: Cells) -> Path | None:
+        """Folder of this very work: what other data or options left behind is not resumed."""
+        if self.checkpoint is None:
+            return None
+        arrays = [reference.counts.data, query.counts.data, labels_of(reference), query.section]
+        arrays += [cells.coords for cells in (reference, query) if cells.coords is not None]
+        words = repr([(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "checkpoint"])
+        folder = Path(self.checkpoint) / fingerprint(arrays, words)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = shape_arrays(self.shape_) | shallow.pack(self.council_) | {"weights": self.weights_}
+        for i, network in enumerate(self.networks_):
+            arrays |= {f"network{i}.{k}": v.detach().cpu().numpy() for k, v in network.state_dict().items()}
+        return arrays
+
+    def _facts(self) -> dict[str, Any]:
+        sizes = {name: getattr(self.shape_, name) for name in ("features", "types", "dims")}
+        return {
+            "openness_": self.openness_,
+            "temperature_": self.temperature_,
+            "curve_": self.curve_,
+            "decisions_": self.decisions_,
+            "sizes_": sizes,
+        }
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        self.shape_ = shape_from(arrays, self.sizes_)
+        self.council_, self.weights_, self.networks_ = shallow.unpack(arrays), arrays["weights"], []
+        for i in range(self.members):
+            network, start = self._network(0), f"network{i}."
+            own = {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
+            network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in own.items()})
+            self.networks_.append(network)
+
+
+def rejection(proba: Float[np.ndarray, "n c"], states: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+    r"""Score of having no answer: :math:`1 - p_{max} (1 - s)`, with s how strange the state is among its own type's.
+
+    Strangeness is the logistic of the robust z-score, less 4, of a cell's distance from the median state of the cells
+    that are given the same type.
+    """
+    guess, strange = proba.argmax(1), np.zeros(len(proba))
+    for k in np.unique(guess):
+        own = np.flatnonzero(guess == k)
+        distance = np.linalg.norm(states[own] - np.median(states[own], axis=0), axis=1)
+        middle = np.median(distance)
+        spread = 1.4826 * np.median(np.abs(distance - middle)) + 1e-6
+        strange[own] = 1 / (1 + np.exp(-np.clip((distance - middle) / spread - 4, -30, 30)))
+    return 1 - proba.max(1) * (1 - strange)
+
+
+def _gene_level(shape: Shape, width: int, dropout: float) -> blocks.GeneModules:
+    table = (shape.gene_neighbours, shape.gene_correlation, shape.gene_mask, shape.gene_module)
+    return blocks.GeneModules(*table, width, dropout)
+
+
+def _space(query: Cells, openness: float) -> str:
+    """What became of space, in words."""
+    if query.coords is None:
+        return "off: the query has no coordinates"
+    if openness == 0:
+        return "off: neighbours add nothing to a cell's own expression here"
+    return f"on: the cell level counts for {openness:.2f}, the gene level for {1 - openness:.2f}"
