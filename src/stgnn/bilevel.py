@@ -152,7 +152,8 @@ class _Step:
         if self.contrastive:
             kind = torch.as_tensor(for_own.kind[rows], device=self.device)
             sure = torch.as_tensor(weights[0] > 0, device=self.device)
-            positive = (self.network.memory_kind.argmax(1)[None] == kind[:, None]) & sure[:, None]
+            memory_kind = self.network.get_buffer("memory_kind").argmax(1)
+            positive = (memory_kind[None] == kind[:, None]) & sure[:, None]
             if pairs is not None:
                 positive = positive | torch.as_tensor(pairs[rows], device=self.device)
             total = total + 0.1 * losses.contrastive(state[:count], memory, positive)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from stgnn.data.cells import Cells
 
 GENE_NEIGHBOURS, GENES_PER_MODULE, MOST_MODULES = 8, 12, 8
+LEAST_TRUST = 0.3
+"""Weight of the query's loss at least: on one platform, too, the query's own guesses steady the network."""
+
 PROTOTYPES = 4
 """Reference prototypes of a type that the memory holds, at most."""
 
@@ -153,7 +156,7 @@ def prepare(
         Side(layout.batches(query, *see_asked), []),
         labels,
         teaching.posterior,
-        teaching.trust,
+        max(teaching.trust, LEAST_TRUST),
         mutual_neighbours(see_asked[0], shape.memory_features),
     )
     return shape, lesson

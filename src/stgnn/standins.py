@@ -36,6 +36,8 @@ def stand_ins(
 
 def blocks(cells: Cells, cells_per_block: int, rng: np.random.Generator) -> np.ndarray:
     """Fold (0 or 1) of each cell, constant over square blocks of tissue: neighbours are held out together."""
+    if cells.coords is None:
+        raise ValueError("cells: expected coordinates to cut blocks; found none")
     level = regions(cells.coords, cells.section, cells_per_block)
     return rng.permutation(level.assignment.shape[1])[level.parent] % 2
 

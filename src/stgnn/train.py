@@ -208,7 +208,7 @@ def fingerprint(arrays: list[np.ndarray], words: str) -> str:
     """Short digest of inputs and options, so that a checkpoint is only resumed for the same work."""
     digest = hashlib.sha256(words.encode())
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).view(np.uint8))
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -24,7 +24,7 @@ from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-NETWORK_WEIGHT = 1.0
+NETWORK_WEIGHT = 0.5
 """Weight of the networks' mean log-probabilities beside the council's."""
 
 THRESHOLD = 0.8
@@ -82,7 +82,7 @@ class Network(nn.Module):
         nn.init.zeros_(context.weight)
         nn.init.zeros_(context.bias)
         self.context = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), context)
-        self.vote_weight = nn.Parameter(torch.tensor(0.3)) if parts.cross_modal else None
+        self.vote_weight = nn.Parameter(torch.tensor(0.3)) if parts.cross_modal else torch.tensor(0.0)
         self.register_buffer("memory_features", torch.as_tensor(shape.memory_features))
         self.register_buffer("memory_genes", torch.as_tensor(shape.memory_genes))
         self.register_buffer("memory_kind", torch.as_tensor(shape.memory_kind))
@@ -201,7 +201,8 @@ class SpatialTransformerGNN(Annotator):
             random_state=self.random_state,
         )
         self.council_, self.weights_, self.decisions_ = teaching.council, teaching.weights, teaching.facts
-        self.networks_, self.curve_ = [], []
+        self.networks_: list[Network] = []
+        self.curve_: list[dict[str, float]] = []
         with progress("training", self.members * max(self.rounds, 1) * self.steps) as watch:
             for member in range(self.members):
                 self.networks_.append(self._train(member, lesson, folder, watch))
@@ -295,7 +296,8 @@ class SpatialTransformerGNN(Annotator):
         }
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.shape_ = shape_from(arrays, self.sizes_)
+        sizes: dict[str, int] = vars(self)["sizes_"]
+        self.shape_ = shape_from(arrays, sizes)
         self.council_, self.weights_, self.networks_ = shallow.unpack(arrays), arrays["weights"], []
         for i in range(self.members):
             network, start = self._network(0), f"network{i}."

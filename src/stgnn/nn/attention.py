@@ -152,6 +152,13 @@ def global_attention(
 def cross_attention(
     query: Float[Tensor, "n h d"], key: Float[Tensor, "m h d"], value: Float[Tensor, "m h e"], scale: float | Tensor
 ) -> tuple[Float[Tensor, "n h e"], Float[Tensor, "n h m"]]:
-    r"""Attend from cells to a memory, :math:`o_i = \sum_j \mathrm{softmax}_j(s\, q_i \cdot k_j)\, v_j`; also the weights."""
+    r"""Attend from cells to a memory.
+
+    .. math:: o_i = \sum_j a_{ij} v_j, \quad a_{ij} = \mathrm{softmax}_j(s\, q_i \cdot k_j)
+
+    Returns
+    -------
+    The messages and the weights :math:`a`.
+    """
     weight = (torch.einsum("nhd,mhd->nhm", query, key) * scale).softmax(-1)
     return torch.einsum("nhm,mhe->nhe", weight, value), weight

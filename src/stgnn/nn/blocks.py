@@ -123,6 +123,11 @@ class GeneModules(nn.Module):
     Yang et al., scBiGNN, arXiv 2312.10310, for the gene-level module; the modules are ours.
     """
 
+    neighbours: Tensor
+    correlation: Tensor
+    mask: Tensor
+    membership: Tensor
+
     def __init__(
         self,
         neighbours: np.ndarray,
@@ -133,7 +138,7 @@ class GeneModules(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.inner, self.heads, n_modules = 24, 2, int(module.max()) + 1
+        self.inner, self.heads, n_modules = 16, 2, int(module.max()) + 1
         self.register_buffer("neighbours", torch.as_tensor(neighbours))
         self.register_buffer("correlation", torch.as_tensor(correlation, dtype=torch.float32))
         self.register_buffer("mask", torch.as_tensor(mask))
