@@ -25,6 +25,8 @@ def stand_ins(
     labels = labels_of(reference)
     spatial = reference.coords is not None and query.coords is not None
     fold = blocks(reference, 60, rng) if spatial else rng.permutation(len(labels)) % 2
+    if min(len(np.unique(labels[fold == held])) for held in (0, 1)) < 2:
+        fold = _halves(labels, rng)
     out = []
     for held in (0, 1):
         kept, left = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
@@ -32,6 +34,14 @@ def stand_ins(
         target = part if spatial else look_alike(part, query, composition, rng, noise=NOISE, spill=SPILL)
         out.append((take(reference, kept), replace(target, labels=None, types=()), labels_of(target)))
     return out
+
+
+def _halves(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Fold (0 or 1) of each cell, drawn within each type: both halves of a small reference can then be learned from."""
+    order = rng.permutation(len(labels))
+    fold = np.empty(len(labels), dtype=int)
+    fold[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % 2
+    return fold
 
 
 def blocks(cells: Cells, cells_per_block: int, rng: np.random.Generator) -> np.ndarray:

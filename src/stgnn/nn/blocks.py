@@ -92,8 +92,8 @@ class RegionTransformer(nn.Module):
         self, cells: Float[Tensor, "n d"], tokens: Float[Tensor, "m d"], around: Surroundings
     ) -> Float[Tensor, "n d"]:
         """Return what each cell reads from the tokens of its section."""
-        position, section, n_sections = around.token_position, around.token_section, around.n_sections
-        where = attention.position_features(position, self.frequency, self.amplitude)
+        section, n_sections = around.token_section, around.n_sections
+        where = self._where(around.token_position)
         for norm, qkv, mix, feed in zip(self.norm[:-1], self.qkv, self.mix, self.feed, strict=True):
             query, key, value = qkv(norm(tokens)).view(len(tokens), 3, self.heads, -1).unbind(1)
             state = attention.global_state(_positive(key), value, where, section, n_sections)
@@ -103,8 +103,14 @@ class RegionTransformer(nn.Module):
         key, value = self.read_key(self.norm[-1](tokens)).view(len(tokens), 2, self.heads, -1).unbind(1)
         state = attention.global_state(_positive(key), value, where, section, n_sections)
         query = self.read_query(cells).view(len(cells), self.heads, -1)
-        here = attention.position_features(around.position, self.frequency, self.amplitude)
+        here = self._where(around.position)
         return attention.global_attention(_positive(query), here, around.section, *state).flatten(1)
+
+    def _where(self, position: Float[Tensor, "n p"]) -> Float[Tensor, "n s"]:
+        """Features of places; of a flat section in a network made for volumes the height is 0, else it is left out."""
+        dims = self.frequency.shape[1]
+        known = F.pad(position[:, :dims], (0, max(dims - position.shape[1], 0)))
+        return attention.position_features(known, self.frequency, self.amplitude)
 
 
 class GeneModules(nn.Module):
