@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 SMOOTHING = 0.05
+BALANCE = 0.25
+"""Guesses weigh by the number of their type to minus this power: enough that rare types are heard."""
+
 DRAWN = 1024
 """Cells without coordinates that one step draws."""
 
@@ -88,7 +91,7 @@ class Guess:
         """Most confident 60 % of each predicted type."""
         kind, keep = proba.argmax(1), experts.confident(proba)
         count = np.maximum(np.bincount(kind[keep], minlength=proba.shape[1]), 1)
-        weight = keep / np.sqrt(count)[kind]
+        weight = keep / (count**BALANCE)[kind]
         return cls(kind, (weight / weight[keep].mean()).astype(np.float32))
 
 

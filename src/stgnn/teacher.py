@@ -21,6 +21,9 @@ from stgnn.standins import blocks, cell_weights, labels_of, stand_ins, stratifie
 MAX_GENES = 600
 """Beyond this many genes, linear experts see principal components: fewer cells than genes over-fit."""
 
+MAX_CELLS = 6000
+"""Regressions are fitted on at most this many reference cells, rare types kept whole as far as they fit."""
+
 CONTEXT = (6, 30, 150)
 """Neighbourhood sizes whose mean expression the context expert sees."""
 
@@ -84,7 +87,7 @@ def convene(reference: Cells, query: Cells, random_state: int) -> Council:
     said |= _after_alignment(reference, query, random_state)
     first = experts.mix([np.exp(log) for log in said.values()])
     scale = common_scale(reference, query, first, random_state)
-    few = stratified(labels, 8000, random_state)
+    few = stratified(labels, MAX_CELLS, random_state)
     for C in (0.003, 0.03):
         council[f"regression, {C}"] = shallow.regress(scale.reference[few], labels[few], n_types, C=C, balanced=True)
     if reference.coords is not None and query.coords is not None:
