@@ -272,8 +272,10 @@ class SpatialTransformerGNN(Annotator):
         """Folder of this very work: what other data or options left behind is not resumed."""
         if self.checkpoint is None:
             return None
-        arrays = [reference.counts.data, query.counts.data, labels_of(reference), query.section]
-        arrays += [cells.coords for cells in (reference, query) if cells.coords is not None]
+        arrays = [labels_of(reference)]
+        for cells in (reference, query):
+            arrays += [cells.counts.data, cells.counts.indices, cells.counts.indptr, cells.section]
+            arrays += [] if cells.coords is None else [cells.coords]
         words = repr([(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "checkpoint"])
         folder = Path(self.checkpoint) / fingerprint(arrays, words)
         folder.mkdir(parents=True, exist_ok=True)
