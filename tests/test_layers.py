@@ -191,6 +191,22 @@ def test_genes_hear_their_neighbours_on_the_graph_only():
     assert (slope.numpy() == want).all()
 
 
+def test_genes_are_what_the_formula_says():
+    layer = gene_modules()
+    neighbours, correlation, mask, _ = gene_table()
+    with torch.no_grad():
+        query, key = layer.score(layer.embedding).chunk(2, dim=1)
+        value, want = layer.value(layer.embedding), layer.embedding.clone()
+        for gene in range(GENES):
+            if not mask[gene].any():
+                continue
+            near = neighbours[gene, mask[gene]]
+            r = torch.tensor(correlation[gene, mask[gene]], dtype=torch.float32)
+            weight = (key[near] @ query[gene] / layer.inner**0.5 + r.abs()).softmax(0)
+            want[gene] += (weight * r.sign()) @ value[near]
+        torch.testing.assert_close(layer.genes(), want, rtol=1e-5, atol=1e-6)
+
+
 class _Genes(nn.Module):
     def __init__(self, layer: blocks.GeneModules) -> None:
         super().__init__()

@@ -171,6 +171,33 @@ def test_early_stop_keeps_the_best_state(scores, patience, looks, best):
     assert not torch.equal(network[0].weight, states[-1])
 
 
+def test_patience_and_the_best_state_outlast_an_interruption(tmp_path):
+    scores, networks, curves = [3, 2, 9, 9, 9, 9, 9, 9], [], []
+    for killed_at in (None, 4):
+        network, file = small(), tmp_path / f"{killed_at}.pt"
+        inner, now = loss_of(network), [0]
+
+        def loss(step: int, part: int, inner=inner, now=now, killed_at=killed_at) -> Tensor:
+            now[0] = step
+            if step == killed_at and len(now) == 1:
+                now.append(1)
+                raise KeyboardInterrupt
+            return inner(step, part)
+
+        def run(network=network, loss=loss, now=now, file=file) -> list[dict[str, float]]:
+            plan = Plan(8, check_every=1, patience=3, save_every=4)
+            return fit(network, loss, 1, plan, validate=lambda: float(scores[now[0]]), checkpoint=file)
+
+        if killed_at is not None:
+            with pytest.raises(KeyboardInterrupt):
+                run()
+        curves.append(run())
+        networks.append(network)
+    assert len(curves[0]) == 5
+    assert curves[1] == curves[0]
+    assert_same(networks[1], networks[0])
+
+
 def test_without_an_early_stop_too_the_best_state_is_kept():
     network, curve, states = stop([3, 1, 2, 2], patience=9, steps=4)
     assert len(curve) == 4
