@@ -22,9 +22,9 @@ def pair() -> tuple[Cells, Cells]:
 
 
 @pytest.fixture(scope="module")
-def spatial(pair) -> tuple[Cells, Cells]:
+def spatial() -> tuple[Cells, Cells]:
     """Reference that is a section, too, with its labels."""
-    known, query = toy(n_cells=600, n_genes=40, n_sections=1, homophily=1.0, random_state=5)
+    query = toy(n_cells=600, n_genes=40, n_sections=1, homophily=1.0, random_state=5)[1]
     return align(read_reference(query.copy()), read_query(query))
 
 
