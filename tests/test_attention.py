@@ -232,3 +232,11 @@ def test_cross_attention_depends_on_the_query():
     own = torch.eye(6 * H, dtype=torch.bool).view(6, H, 6, H)
     assert (slope[own] > 0).all()
     assert (slope[~own] == 0).all()
+
+
+def test_positions_keep_their_precision_under_autocast():
+    x, (f, w) = 60 * randn(50, 2).float(), [y.float() for y in waves()]
+    want = attention.position_features(x, f, w)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        have = attention.position_features(x, f, w)
+    torch.testing.assert_close(have.float(), want, rtol=0, atol=1e-4)

@@ -330,3 +330,9 @@ def test_cells_drawn_by_chance_come_with_their_own_features(cells, seen):
     np.testing.assert_array_equal(batch.cells, rows)
     np.testing.assert_array_equal(batch.features.numpy(), seen[rows])
     np.testing.assert_array_equal(batch.genes.numpy(), seen[rows])
+
+
+def test_bfloat16_runs_through_every_part(fitted, cells, teaching):
+    step = step_of(fitted, cells, teaching)
+    curve = fit(step.network, step.loss, step.parts, Plan(2, check_every=1, precision="bfloat16"))
+    assert np.isfinite([record["loss"] for record in curve]).all()

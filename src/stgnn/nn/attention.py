@@ -49,6 +49,7 @@ def edge_attention(
     # subtracting the maximum by hand keeps rows of padding finite, where softmax would give NaN
     weight = (score - score.amax(1, keepdim=True).clamp(min=-1e30)).exp() * mask[..., None]
     weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-20)
+    value = value.to(weight.dtype)  # under autocast they differ, and embedding_bag takes one type
     # embedding_bag sums weighted rows without laying out (n, k, h, d): five times faster than gathering here
     heads = [
         F.embedding_bag(neighbours, value[:, head], mode="sum", per_sample_weights=weight[..., head].contiguous())
@@ -77,7 +78,8 @@ def position_features(
         Logits of the amplitudes.
     """
     amplitude = weight.softmax(0).sqrt()
-    phase = position @ frequency.T
+    # a sum, not a matrix product, which autocast would round: phases reach hundreds of radians
+    phase = (position[:, None] * frequency).sum(-1)
     one = torch.ones_like(phase[:, :1])
     return torch.cat([one, amplitude * phase.cos(), amplitude * phase.sin()], dim=1)
 
