@@ -99,7 +99,7 @@ def in_process(task, method, seed, folder, threads):
     """One run in a fresh process; a failure is a row."""
     row = {"task": task, "method": method, "seed": seed}
     command = [sys.executable, __file__, "--one", task, method, str(seed), "--data", folder]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         return row | {"error": done.stderr.strip().splitlines()[-1]}

@@ -72,7 +72,7 @@ def teach(
         validate = step.validate if lesson.trust < 1 else None
         records = fit(network, step.loss, step.parts, once, validate=validate, checkpoint=file, watch=watch)
         curve += [{**record, "step": record["step"] + done} for record in records]
-        if alternating:
+        if alternating and number + 1 < rounds:
             own, context, _ = judge(network, lesson.query.batches, openness, device)
             half = 0.5 * lesson.teacher
             p, q = softmax(context + half, 1), softmax(own + half, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -188,6 +189,8 @@ def main(args: Sequence[str] | None = None) -> int:
     stgnn 0.1.0
     0
     """
+    # before torch is imported: threads that wait by spinning make a busy machine several times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with _cli.make_context("stgnn", list(sys.argv[1:] if args is None else args)) as ctx:
             _cli.invoke(ctx)

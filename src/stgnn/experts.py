@@ -168,14 +168,20 @@ def _diverse_clusters(
 
 
 def _remove_offsets(original: np.ndarray, member: np.ndarray, one_hot: np.ndarray, ridge: float) -> np.ndarray:
+    """Ridge regression of the components on an intercept and the batches within each cluster, batches removed."""
+    n_batches, width = one_hot.shape[1], original.shape[1]
+    size = member.T @ one_hot  # (clusters, batches)
+    sums = np.stack([(member * one_hot[:, b : b + 1]).T @ original for b in range(n_batches)], axis=1)
+    normal = np.zeros((len(size), n_batches + 1, n_batches + 1))
+    normal[:, 0, 0] = size.sum(1)
+    normal[:, 0, 1:] = normal[:, 1:, 0] = size
+    normal[:, 1:, 1:] = np.eye(n_batches) * (size + ridge)[:, None]
+    right = np.concatenate([sums.sum(1, keepdims=True), sums], axis=1)
+    # the intercept, a cluster's own centre, stays; only the batches' departures from it are removed
+    offsets = np.linalg.solve(normal, right)[:, 1:].astype(np.float32).reshape(len(size), n_batches, width)
     corrected = original.copy()
-    design = np.hstack([np.ones((len(original), 1), dtype=np.float32), one_hot])
-    penalty = ridge * np.diag(np.r_[0.0, np.ones(one_hot.shape[1])])
-    for k in range(member.shape[1]):
-        weighted = design * member[:, k : k + 1]
-        offsets = np.linalg.solve(weighted.T @ design + penalty, weighted.T @ original)
-        offsets[0] = 0  # the cluster's own centre stays; only the batches' departures from it are removed
-        corrected -= (weighted @ offsets).astype(np.float32)
+    for b in range(n_batches):
+        corrected -= one_hot[:, b : b + 1] * (member @ offsets[:, b])
     return corrected
 
 

@@ -307,19 +307,17 @@ def context_gain(reference: Cells, query: Cells, scale: Scale, random_state: int
     few = stratified(labels, 3000, random_state)
     fold = blocks(query, 60, rng)
     right: list[list[float]] = []
-    for _ in range(2):
-        order = rng.permutation(scale.query.shape[1])
-        first, second = order[::2], order[1::2]
+    order = rng.permutation(scale.query.shape[1])
+    for first, second in ((order[::2], order[1::2]), (order[1::2], order[::2])):
         guide = shallow.regress(scale.reference[few][:, first], labels[few], n_types, C=0.01, balanced=True)
         proba = np.exp(guide.log_proba(shallow.View(query, scale.query[:, first])))
         guess, sure = proba.argmax(1), experts.confident(proba)
-        view = shallow.View(query, scale.query[:, second])
+        near = shallow.View(query, scale.query[:, second]).with_neighbours(AROUND)
         for held in (0, 1):
-            fit, test = np.flatnonzero(sure & (fold != held)), np.flatnonzero(sure & (fold == held))
-            fit = rng.permutation(fit)[:3000]
-            if len(np.unique(guess[fit])) < 2 or not len(test):
+            fit, test = rng.permutation(np.flatnonzero(sure & (fold != held)))[:2000], sure & (fold == held)
+            if len(np.unique(guess[fit])) < 2 or not test.any():
                 continue
-            right.append([_hits(view.with_neighbours(sizes), guess, fit, test, n_types) for sizes in ((), AROUND)])
+            right.append([_hits(x, guess, fit, test, n_types) for x in (near[:, : len(second)], near)])
     if not right:
         return 0.0
     own, more = np.mean(right, axis=0)
@@ -362,7 +360,7 @@ def study(
     joint, student = softmax(teacher, 1), None
     for _ in range(rounds):
         guess, sure = joint.argmax(1), np.flatnonzero(experts.confident(joint))
-        sure = sure[stratified(guess[sure], 8000, 0)]
+        sure = sure[stratified(guess[sure], MAX_CELLS, 0)]
         if len(np.unique(guess[sure])) < 2:
             return student
         student = shallow.regress(features[sure], guess[sure], n_types, C=0.1, balanced=False, sizes=sizes)

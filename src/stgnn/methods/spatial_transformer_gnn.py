@@ -181,7 +181,7 @@ class SpatialTransformerGNN(Annotator):
     width: int = 64
     layers: int = 1
     neighbours: int = 15
-    steps: int = 60
+    steps: int = 50
     random_state: int = 0
     device: str = "auto"
     checkpoint: str | None = None
