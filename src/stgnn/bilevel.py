@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 SMOOTHING = 0.05
-BALANCE = 0.25
-"""Guesses weigh by the number of their type to minus this power: enough that rare types are heard."""
-
 DRAWN = 1024
 """Cells without coordinates that one step draws."""
 
@@ -81,7 +78,7 @@ def teach(
 
 @dataclass(frozen=True)
 class Guess:
-    """Guessed types of the query's cells, and how much each counts: 0 for doubtful ones, rare types up."""
+    """Types of cells, known or guessed, and how much each cell counts: 0 for doubtful guesses."""
 
     kind: np.ndarray
     weight: np.ndarray
@@ -90,9 +87,7 @@ class Guess:
     def of(cls, proba: np.ndarray) -> Guess:
         """Most confident 60 % of each predicted type."""
         kind, keep = proba.argmax(1), experts.confident(proba)
-        count = np.maximum(np.bincount(kind[keep], minlength=proba.shape[1]), 1)
-        weight = keep / (count**BALANCE)[kind]
-        return cls(kind, (weight / weight[keep].mean()).astype(np.float32))
+        return cls(kind, keep.astype(np.float32))
 
 
 class _Step:

@@ -24,8 +24,8 @@ MAX_GENES = 600
 MAX_CELLS = 6000
 """Regressions are fitted on at most this many reference cells, rare types kept whole as far as they fit."""
 
-CONTEXT = (6, 30, 150)
-"""Neighbourhood sizes whose mean expression the context expert sees."""
+CONTEXT = (((6, 30, 150), 0.01, True), ((15, 60), 0.05, False))
+"""Context experts: neighbourhood sizes whose mean expression they see, inverse penalty, whether types weigh the same."""
 
 AROUND = (12, 50)
 """Those that students of the query see."""
@@ -91,10 +91,12 @@ def convene(reference: Cells, query: Cells, random_state: int) -> Council:
     for C in (0.003, 0.03):
         council[f"regression, {C}"] = shallow.regress(scale.reference[few], labels[few], n_types, C=C, balanced=True)
     if reference.coords is not None and query.coords is not None:
-        near = shallow.View(reference, scale.reference).with_neighbours(CONTEXT)[few]
-        council["regression, context"] = shallow.regress(
-            near, labels[few], n_types, C=0.01, balanced=True, sizes=CONTEXT
-        )
+        known = shallow.View(reference, scale.reference)
+        for sizes, C, balanced in CONTEXT:
+            near = known.with_neighbours(sizes)[few]
+            council[f"regression, context {sizes}"] = shallow.regress(
+                near, labels[few], n_types, C=C, balanced=balanced, sizes=sizes
+            )
     view = shallow.View(query, scale.query)
     said |= {name: expert.log_proba(view) for name, expert in council.items() if name not in said}
     return Council(said, council, scale)
@@ -231,7 +233,7 @@ def teach(reference: Cells, query: Cells, *, selector: bool, random_state: int) 
     spatial = query.coords is not None
     gain = context_gain(reference, query, council.scale, random_state) if spatial else 0.0
     openness = float(np.clip(10 * gain, 0, 1))
-    if spatial and "regression, context" in council.experts:
+    if spatial:
         openness = max(openness, _context_share(portable, alone))
     if not selector:
         everyone, alone = (np.full(len(x), 1 / len(x)) for x in (everyone, alone))
@@ -330,10 +332,10 @@ def _hits(x: np.ndarray, guess: np.ndarray, fit: np.ndarray, test: np.ndarray, n
 
 
 def _context_share(names: list[str], weights: np.ndarray) -> float:
-    """Share of the context regression among the regressions."""
-    by_name = dict(zip(names, weights, strict=True))
-    total = sum(w for name, w in by_name.items() if name.startswith("regression"))
-    return float(by_name["regression, context"] / total) if total > 0 else 0.0
+    """Share of the context regressions among the regressions; 0 without any."""
+    kinds = ("regression, context", "regression")
+    context, total = (sum(w for n, w in zip(names, weights, strict=True) if n.startswith(kind)) for kind in kinds)
+    return float(context / total) if total > 0 else 0.0
 
 
 def study(
@@ -363,7 +365,7 @@ def study(
         sure = sure[stratified(guess[sure], MAX_CELLS, 0)]
         if len(np.unique(guess[sure])) < 2:
             return student
-        student = shallow.regress(features[sure], guess[sure], n_types, C=0.1, balanced=False, sizes=sizes)
+        student = shallow.regress(features[sure], guess[sure], n_types, C=0.04, balanced=False, sizes=sizes)
         own = log_softmax(features @ student.coefficients.T + student.intercept, axis=1)
         joint = softmax(np.log(np.exp(own) + 1e-4) + 0.5 * floored(log_softmax(teacher, axis=1)), 1)
     return student
