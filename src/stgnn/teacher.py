@@ -25,7 +25,7 @@ MAX_CELLS = 6000
 """Regressions are fitted on at most this many reference cells, rare types kept whole as far as they fit."""
 
 CONTEXT = (((6, 30, 150), 0.01, True), ((15, 60), 0.05, False))
-"""Context experts: neighbourhood sizes whose mean expression they see, inverse penalty, whether types weigh the same."""
+"""Context experts: sizes of the neighbourhoods they see, inverse penalty, whether types weigh the same."""
 
 AROUND = (12, 50)
 """Those that students of the query see."""
