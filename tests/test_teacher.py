@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.spatial import cKDTree
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from stgnn import shallow, standins, teacher
+from stgnn import council, shallow, standins, students, teacher
 from stgnn.data.cells import Cells, align, read_query, read_reference
 from stgnn.data.toy import toy
-from stgnn.shallow import Profiles, Regression, View
+from stgnn.shallow import Clusters, Guesses, Profiles, Regression, View
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +47,10 @@ def test_scale_does_not_depend_on_the_composition_of_the_reference():
     values += labels[:, None]
     rows = np.r_[0:30, np.tile(np.arange(30, 60), 4), np.tile(np.arange(60, 90), 2)]
     wanted = np.array([0.5, 0.2, 0.3])
-    plain = teacher.weighted_standardise(values, standins.cell_weights(labels, wanted))
-    again = teacher.weighted_standardise(values[rows], standins.cell_weights(labels[rows], wanted))
+    plain = council.weighted_standardise(values, standins.cell_weights(labels, wanted))
+    again = council.weighted_standardise(values[rows], standins.cell_weights(labels[rows], wanted))
     np.testing.assert_allclose(again, plain[rows], atol=1e-5)
-    ignored = teacher.weighted_standardise(values[rows], np.full(len(rows), 1 / len(rows)))
+    ignored = council.weighted_standardise(values[rows], np.full(len(rows), 1 / len(rows)))
     assert np.abs(ignored - plain[rows]).max() > 0.1
 
 
@@ -144,7 +146,7 @@ def test_neighbours_are_heard_in_layers_and_not_in_chaos(pair):
     chaos = replace(faint, coords=faint.coords[rng.permutation(len(faint))])
     gains = []
     for cells in (faint, chaos):
-        scale = teacher.common_scale(reference, cells, np.tile(uniform(reference), (len(cells), 1)), 0)
+        scale = council.common_scale(reference, cells, np.tile(uniform(reference), (len(cells), 1)), 0)
         gains.append(teacher.context_gain(reference, cells, scale, 0))
     assert gains[0] > 0.1
     assert gains[1] < 0.05
@@ -152,17 +154,72 @@ def test_neighbours_are_heard_in_layers_and_not_in_chaos(pair):
 
 def test_packed_experts_come_back():
     rng = np.random.default_rng(0)
-    council = [
-        Regression(rng.normal(size=(3, 4)), rng.normal(size=3), (6, 30)),
+    around, own = Regression(rng.normal(size=(3, 4)), rng.normal(size=3), (6, 30)), Regression(np.eye(3), np.ones(3))
+    experts = [
+        around,
         Profiles(rng.dirichlet(np.ones(5), 3), 0.125),
-        Regression(rng.normal(size=(3, 4)), rng.normal(size=3)),
+        Guesses((around, own), own),
+        Clusters(rng.normal(size=(4, 2)), rng.normal(size=(5, 6, 2)), rng.normal(size=(5, 6, 3))),
+        own,
     ]
-    again = shallow.unpack(shallow.pack(council))
-    assert [type(expert) for expert in again] == [type(expert) for expert in council]
-    for old, new in zip(council, again, strict=True):
-        for name, value in vars(old).items():
-            np.testing.assert_array_equal(getattr(new, name), value)
+    packed = shallow.pack(experts)
+    again = shallow.unpack(packed)
+    assert [type(expert) for expert in again] == [type(expert) for expert in experts]
+    repacked = shallow.pack(again)
+    assert list(repacked) == list(packed)
+    for name, value in packed.items():
+        np.testing.assert_array_equal(repacked[name], value)
     assert shallow.unpack({}) == []
+
+
+def test_guesses_are_read_from_neighbours_too(spatial):
+    """A first regression that knows nothing of a cell but its place's marker, a second that averages 8 neighbours."""
+    query = spatial[1]
+    features = np.eye(3, dtype=np.float32)[np.arange(len(query)) % 3]
+    first = Regression(4 * np.eye(3, dtype=np.float32), np.zeros(3))
+    weights = np.hstack([np.zeros((3, 3)), np.eye(3)])
+    expert = Guesses((first, first), Regression(weights, np.zeros(3), (8,)))
+    guess = np.log(np.exp(first.log_proba(View(query, features))) + 1e-3)
+    around = shallow.neighbour_means(guess, query.coords, query.section, (8,))[:, 3:]
+    np.testing.assert_allclose(expert.log_proba(View(query, features)), log_softmax(around, axis=1), atol=1e-5)
+    assert shallow.sizes_of(expert) == (8,)
+
+
+def test_nearest_centres_are_those_of_the_library():
+    rng = np.random.default_rng(0)
+    points, centres = rng.normal(size=(9000, 3)), rng.normal(size=(20, 3))
+    np.testing.assert_array_equal(shallow.nearest(points, centres), cKDTree(centres).query(points)[1])
+
+
+def test_consensus_outvotes_the_odd_cell_and_purity_knows_when_clusters_are_types(pair):
+    rng = np.random.default_rng(0)
+    kind = np.arange(600) % 4
+    query = standins.take(pair[1], np.arange(600) % len(pair[1]))
+    apart = View(query, (10 * np.eye(4)[kind] + rng.normal(0, 0.1, (600, 4))).astype(np.float32))
+    said = np.where(rng.random(600) < 0.08, (kind + 1) % 4, kind)
+    posterior = np.log(0.9 * np.eye(4)[said] + 0.025)
+    together = students.consensus(posterior, apart, 0).log_proba(apart)
+    np.testing.assert_array_equal(together.argmax(1), kind)
+    assert students.purity(posterior, together) == 1
+    mixed = View(query, rng.normal(0, 1, (600, 4)).astype(np.float32))
+    assert students.purity(posterior, students.consensus(posterior, mixed, 0).log_proba(mixed)) == 0
+
+
+def test_a_type_that_is_absent_resembles_itself_less_than_those_present(pair):
+    """Cells of all types, called by a type that the query lacks, look no more like it than like the others."""
+    reference, query = pair
+    labels = standins.labels_of(reference)
+    rng = np.random.default_rng(0)
+    means = rng.normal(0, 1, (5, 40))
+    known = means[labels] + rng.normal(0, 1, (len(labels), 40))
+    truth = np.arange(len(query)) % 4  # the fifth type is absent
+    asked = means[truth] + rng.normal(0, 1, (len(query), 40))
+    guess = np.where(rng.random(len(query)) < 0.1, 4, truth)
+    scale = council.Scale(known, asked, uniform(reference), None)
+    likeness = teacher.resemblance(reference, scale, guess)
+    assert likeness[:4].min() > 0.7
+    assert likeness[4] < teacher.PRESENT
+    assert teacher.resemblance(reference, scale, truth)[4] == 1  # nothing was called so: nothing to doubt
 
 
 @pytest.mark.parametrize("kinds", [2, 3])

@@ -248,6 +248,11 @@ def mix(probas: list[np.ndarray], weights: np.ndarray | None = None, floor: floa
     return softmax(sum(w * np.log(p + floor) for w, p in zip(weights, probas, strict=True)), 1)
 
 
+def floored(log_proba: np.ndarray) -> np.ndarray:
+    """Log-probabilities that no expert may push below a thousandth: one veto must not settle a vote."""
+    return np.log(np.exp(log_proba) + 1e-3)
+
+
 def confident(proba: np.ndarray, share: float = 0.6, at_least: int = 10) -> np.ndarray:
     """Mask of the most confident ``share`` of the cells of each predicted type, so that no type is crowded out."""
     guess, top, keep = proba.argmax(1), proba.max(1), np.zeros(len(proba), bool)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stgnn import experts
+from stgnn.council import MAX_GENES, weighted_standardise
 from stgnn.graph.build import gene_correlation, metacells
 from stgnn.nn.tissue import Batch, plain_batches, spatial_batches
 from stgnn.standins import NOISE, SPILL, cell_weights, degrade, depths, labels_of, typical_depth
-from stgnn.teacher import MAX_GENES, Teaching, weighted_standardise
+from stgnn.teacher import Teaching
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -14,7 +14,7 @@ from stgnn import experts
 from stgnn.graph.build import spatial_knn
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from stgnn.data.cells import Cells
 
@@ -87,7 +87,73 @@ class Profiles:
         return log_softmax(experts.profile_scores(view.cells.counts, self.rates) * self.temperature, axis=1)
 
 
-Expert = Regression | Profiles
+@dataclass(frozen=True)
+class Guesses:
+    r"""Regression on first guesses, a cell's own and its neighbours', with weights learned from labels: auto-context.
+
+    .. math:: \log p = W\,[\log q_n,\; \overline{\log q}_{N_8(n)},\; \dots] + b
+
+    with :math:`q` the mean of some first regressions. Where neighbours' types say nothing, W learns to ignore them.
+
+    References
+    ----------
+    Tu, Auto-context and its application to high-level vision tasks, CVPR 2008.
+
+    Parameters
+    ----------
+    first
+        Regressions that make the guesses.
+    second
+        Regression on the guesses of a cell and of its neighbours.
+    """
+
+    first: tuple[Regression, ...]
+    second: Regression
+
+    def log_proba(self, view: View) -> Float[np.ndarray, "n c"]:
+        """Log-probability of each type for each cell."""
+        return self.second.log_proba(first_guess(self.first, view))
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What cells of one cluster of expression are called together, averaged over several clusterings.
+
+    Parameters
+    ----------
+    axes
+        From features to the components that are clustered (features, components).
+    centres
+        Centres of each clustering (clusterings, clusters, components).
+    log_probas
+        What the cells of each cluster are called (clusterings, clusters, types).
+    """
+
+    axes: Float[np.ndarray, "f d"]
+    centres: Float[np.ndarray, "r k d"]
+    log_probas: Float[np.ndarray, "r k c"]
+
+    def log_proba(self, view: View) -> Float[np.ndarray, "n c"]:
+        """Log-probability of each type for each cell."""
+        parts = view.features @ self.axes
+        said = [said[nearest(parts, centres)] for centres, said in zip(self.centres, self.log_probas, strict=True)]
+        return log_softmax(np.mean(said, axis=0), axis=1)
+
+
+Expert = Regression | Profiles | Guesses | Clusters
+
+
+def first_guess(first: Sequence[Regression], view: View) -> View:
+    """The same cells with the mean log-probabilities of some regressions as their features."""
+    guess = log_softmax(np.mean([expert.log_proba(view) for expert in first], axis=0), axis=1)
+    return View(view.cells, experts.floored(guess).astype(np.float32))
+
+
+def nearest(points: Float[np.ndarray, "n d"], centres: Float[np.ndarray, "k d"]) -> Int[np.ndarray, " n"]:
+    """Nearest centre of each point, a tile of points at a time."""
+    size = (centres * centres).sum(1) / 2
+    tiles = range(0, len(points), 8192)
+    return np.concatenate([(size - points[i : i + 8192] @ centres.T).argmin(1) for i in tiles])
 
 
 def regress(
@@ -123,33 +189,69 @@ def neighbour_means(
     return np.hstack(blocks).astype(np.float32)
 
 
+def sizes_of(expert: Expert) -> tuple[int, ...]:
+    """Sizes of the neighbourhoods that an expert sees; none for one that needs no coordinates."""
+    match expert:
+        case Regression():
+            return expert.sizes
+        case Guesses():
+            return expert.second.sizes
+        case _:
+            return ()
+
+
 def usable(expert: Expert, view: View) -> bool:
     """Whether an expert can judge this query: neighbours' means need coordinates."""
-    return view.cells.coords is not None or isinstance(expert, Profiles) or not expert.sizes
+    return view.cells.coords is not None or not sizes_of(expert)
 
 
 def pack(council: Sequence[Expert]) -> dict[str, np.ndarray]:
     """Experts as named arrays; see :func:`unpack`."""
     arrays: dict[str, np.ndarray] = {}
     for i, expert in enumerate(council):
-        if isinstance(expert, Profiles):
-            arrays[f"expert{i}.rates"] = expert.rates
-            arrays[f"expert{i}.temperature"] = np.array(expert.temperature)
-        else:
-            arrays[f"expert{i}.coefficients"], arrays[f"expert{i}.intercept"] = expert.coefficients, expert.intercept
-            arrays[f"expert{i}.sizes"] = np.array(expert.sizes, dtype=np.int64)
+        arrays |= {f"expert{i}.{name}": value for name, value in _arrays(expert).items()}
     return arrays
+
+
+def _arrays(expert: Expert) -> dict[str, np.ndarray]:
+    match expert:
+        case Profiles():
+            return {"rates": expert.rates, "temperature": np.array(expert.temperature)}
+        case Clusters():
+            return {"axes": expert.axes, "centres": expert.centres, "log_probas": expert.log_probas}
+        case Guesses():
+            parts = {f"first{i}": part for i, part in enumerate(expert.first)} | {"second": expert.second}
+            return {f"{part}.{name}": value for part, own in parts.items() for name, value in _arrays(own).items()}
+        case Regression():
+            sizes = np.array(expert.sizes, dtype=np.int64)
+            return {"coefficients": expert.coefficients, "intercept": expert.intercept, "sizes": sizes}
 
 
 def unpack(arrays: dict[str, np.ndarray]) -> list[Expert]:
     """Experts from the arrays of :func:`pack`."""
     council: list[Expert] = []
-    while True:
-        name = f"expert{len(council)}"
-        if f"{name}.rates" in arrays:
-            council.append(Profiles(arrays[f"{name}.rates"], float(arrays[f"{name}.temperature"])))
-        elif f"{name}.coefficients" in arrays:
-            sizes = tuple(int(size) for size in arrays[f"{name}.sizes"])
-            council.append(Regression(arrays[f"{name}.coefficients"], arrays[f"{name}.intercept"], sizes))
-        else:
-            return council
+    while own := _under(arrays, f"expert{len(council)}."):
+        council.append(_expert(own))
+    return council
+
+
+def _expert(arrays: dict[str, np.ndarray]) -> Expert:
+    if "rates" in arrays:
+        return Profiles(arrays["rates"], float(arrays["temperature"]))
+    if "centres" in arrays:
+        return Clusters(arrays["axes"], arrays["centres"], arrays["log_probas"])
+    if "second.sizes" in arrays:
+        first: list[Regression] = []
+        while own := _under(arrays, f"first{len(first)}."):
+            first.append(_regression(own))
+        return Guesses(tuple(first), _regression(_under(arrays, "second.")))
+    return _regression(arrays)
+
+
+def _regression(arrays: dict[str, np.ndarray]) -> Regression:
+    return Regression(arrays["coefficients"], arrays["intercept"], tuple(int(size) for size in arrays["sizes"]))
+
+
+def _under(arrays: dict[str, np.ndarray], start: str) -> dict[str, np.ndarray]:
+    """Arrays whose names begin so, by the rest of their names."""
+    return {name.removeprefix(start): value for name, value in arrays.items() if name.startswith(start)}

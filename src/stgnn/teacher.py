@@ -8,175 +8,27 @@ split in halves.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
-from sklearn.decomposition import PCA
+from scipy.special import log_softmax
 
 from stgnn import experts, shallow
+from stgnn.council import Council, Scale, convene
 from stgnn.data.cells import Cells
-from stgnn.standins import blocks, cell_weights, labels_of, stand_ins, stratified, typical_depth
+from stgnn.experts import floored
+from stgnn.standins import blocks, cell_weights, labels_of, stand_ins, stratified
+from stgnn.students import consensus, purity, study
 
-MAX_GENES = 600
-"""Beyond this many genes, linear experts see principal components: fewer cells than genes over-fit."""
-
-MAX_CELLS = 6000
-"""Regressions are fitted on at most this many reference cells, rare types kept whole as far as they fit."""
-
-CONTEXT = (((6, 30, 150), 0.01, True), ((15, 60), 0.05, False))
-"""Context experts: sizes of the neighbourhoods they see, inverse penalty, whether types weigh the same."""
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 AROUND = (12, 50)
-"""Those that students of the query see."""
+"""Sizes of the neighbourhoods that students of the query see."""
 
-
-@dataclass(frozen=True)
-class Scale:
-    """Both data sets on one scale.
-
-    Parameters
-    ----------
-    reference, query
-        Standardised expression or its whitened components (cells, features); the reference's mean and spread are those
-        of a reference with the query's composition, so that neither platform nor mix moves the origin.
-    composition
-        Estimated share of each type in the query (types,).
-    loadings
-        From standardised expression to features (genes, features); None where features are the genes themselves.
-    """
-
-    reference: np.ndarray
-    query: np.ndarray
-    composition: np.ndarray
-    loadings: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class Council:
-    """What all experts say of a query.
-
-    Parameters
-    ----------
-    log_probas
-        By name of the expert, log-probabilities (cells, types).
-    experts
-        Those of them that can judge other queries too.
-    scale
-        The common scale they were fitted on.
-    """
-
-    log_probas: dict[str, np.ndarray]
-    experts: dict[str, shallow.Expert]
-    scale: Scale
-
-
-def weighted_standardise(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Centre and scale each gene by weighted moments, and clip."""
-    mean = weight @ values
-    spread = np.sqrt(np.maximum(weight @ (values * values) - mean * mean, 0))
-    return np.clip((values - mean) / (spread + 1e-3), -experts.CLIP, experts.CLIP).astype(np.float32)
-
-
-def convene(reference: Cells, query: Cells, random_state: int) -> Council:
-    """Fit every expert and let it judge the query."""
-    labels, n_types = labels_of(reference), len(reference.types)
-    council: dict[str, shallow.Expert] = _profiles(reference, query)
-    view = shallow.View(query, np.empty((len(query), 0)))
-    said = {name: expert.log_proba(view) for name, expert in council.items()}
-    said |= _after_alignment(reference, query, random_state)
-    first = experts.mix([np.exp(log) for log in said.values()])
-    scale = common_scale(reference, query, first, random_state)
-    few = stratified(labels, MAX_CELLS, random_state)
-    for C in (0.003, 0.03):
-        council[f"regression, {C}"] = shallow.regress(scale.reference[few], labels[few], n_types, C=C, balanced=True)
-    if reference.coords is not None and query.coords is not None:
-        known = shallow.View(reference, scale.reference)
-        for sizes, C, balanced in CONTEXT:
-            near = known.with_neighbours(sizes)[few]
-            council[f"regression, context {sizes}"] = shallow.regress(
-                near, labels[few], n_types, C=C, balanced=balanced, sizes=sizes
-            )
-    view = shallow.View(query, scale.query)
-    said |= {name: expert.log_proba(view) for name, expert in council.items() if name not in said}
-    return Council(said, council, scale)
-
-
-def _profiles(reference: Cells, query: Cells) -> dict[str, shallow.Expert]:
-    """Count profiles with and without a platform scale, the latter fitted on a sample of the query."""
-    rates = experts.profiles(reference.counts, labels_of(reference), len(reference.types))
-    some = query.counts[:: max(1, len(query) // 4000)]
-    plain = experts.with_ambient(rates, np.asarray(query.counts.sum(0)).ravel() / query.counts.sum())
-    platform = experts.platform_rates(some, rates)
-    return {
-        name: shallow.Profiles(r, experts.temperature(experts.profile_scores(some, r)))
-        for name, r in (("profiles", plain), ("profiles, platform", platform))
-    }
-
-
-def _after_alignment(reference: Cells, query: Cells, random_state: int) -> dict[str, np.ndarray]:
-    """A vote and a regression on principal components that Harmony has aligned."""
-    labels, n_types, n = labels_of(reference), len(reference.types), len(reference)
-    depth = typical_depth(query)
-    z_reference = experts.standardise(experts.log_normalise(reference.counts, depth))
-    z_query = experts.standardise(experts.log_normalise(query.counts, depth))
-    parts = experts.joint_pca(z_reference, z_query, 30, random_state)
-    batch = np.r_[np.zeros(n, dtype=int), np.ones(len(query), dtype=int)]
-    aligned = experts.harmony(parts, batch, random_state=random_state)
-    near, far = aligned[:n], aligned[n:]
-    said = {
-        "vote": experts.vote(near, labels, far, n_types),
-        "regression, aligned": experts.logistic(near, labels, far, n_types, C=0.3, balanced=True),
-    }
-    return {name: np.log(proba + 1e-3) for name, proba in said.items()}
-
-
-def common_scale(reference: Cells, query: Cells, guess: np.ndarray, random_state: int) -> Scale:
-    """Standardise the query by itself and the reference as if it had the query's composition."""
-    labels = labels_of(reference)
-    own = np.bincount(labels, minlength=len(reference.types)) / len(labels)
-    composition = 0.8 * guess.mean(0) + 0.2 * own
-    depth = typical_depth(query)
-    weight = cell_weights(labels, composition)
-    z_reference = weighted_standardise(experts.log_normalise(reference.counts, depth), weight)
-    z_query = experts.standardise(experts.log_normalise(query.counts, depth))
-    if z_query.shape[1] <= MAX_GENES:
-        return Scale(z_reference, z_query, composition, None)
-    both = np.vstack([z_reference, z_query])
-    pca = PCA(50, svd_solver="randomized", random_state=random_state).fit(both)
-    loadings = (pca.components_ / np.sqrt(pca.explained_variance_)[:, None]).T.astype(np.float32)
-    return Scale(z_reference @ loadings, z_query @ loadings, composition, loadings)
-
-
-def stack(log_probas: list[np.ndarray], labels: np.ndarray, n_types: int, penalty: float = 0.02) -> np.ndarray:
-    r"""Non-negative weights of the experts' log-probabilities that best predict known labels.
-
-    Minimises :math:`-\sum_n c_{y_n} \log \mathrm{softmax}(\sum_e w_e \log p_{en})_{y_n} / N + \lambda |w|^2` with
-    rare types weighted up (:math:`c_k \propto n_k^{-1/2}`). The scale of the weights is a temperature.
-    """
-    logs = np.stack(log_probas, 2)
-    balance = 1 / np.sqrt(np.maximum(np.bincount(labels, minlength=n_types), 1))[labels]
-    balance /= balance.mean()
-    truth = logs[np.arange(len(labels)), labels]
-
-    def objective(weight: np.ndarray) -> tuple[float, np.ndarray]:
-        score = logs @ weight
-        score -= score.max(1, keepdims=True)
-        total = np.exp(score).sum(1)
-        proba = np.exp(score) / total[:, None]
-        loss = balance * (np.log(total) - score[np.arange(len(labels)), labels])
-        slope = balance[:, None] * (np.einsum("nk,nke->ne", proba, logs) - truth)
-        return loss.mean() + penalty * weight @ weight, slope.mean(0) + 2 * penalty * weight
-
-    start = np.full(logs.shape[2], 1 / logs.shape[2])
-    return minimize(objective, start, jac=True, bounds=[(0, None)] * len(start)).x
-
-
-def disagreement(log_probas: list[np.ndarray]) -> float:
-    """Mean share of cells on which two experts differ (0 to 1): it grows with the distance between data sets."""
-    best = np.stack([p.argmax(1) for p in log_probas])
-    pairs = [(best[i] != best[j]).mean() for i in range(len(best)) for j in range(i)]
-    return float(np.mean(pairs))
+PRESENT, ABSENCE = 0.3, 3.0
+"""Types that resemble themselves less than this are doubted, and by how much at most (natural logarithm)."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +41,8 @@ class Teaching:
         Log-probabilities for the query (cells, types), all experts joined.
     council, weights
         Experts that can judge other queries too, and their weights.
+    prior
+        Log prior of the types, up to a constant (types,): below 0 for types that seem to be absent from the query.
     scale
         The common scale of both data sets.
     trust
@@ -204,6 +58,7 @@ class Teaching:
     posterior: np.ndarray
     council: list[shallow.Expert]
     weights: np.ndarray
+    prior: np.ndarray
     scale: Scale
     trust: float
     openness: float
@@ -241,15 +96,17 @@ def teach(reference: Cells, query: Cells, *, selector: bool, random_state: int) 
     # look-alikes cannot show what the real platform does to each expert: then trust their verdict by half
     everyone, alone = ((1 - trust / 2) * x + trust / 2 * x.mean() for x in (everyone, alone))
     joint = sum(w * said[name] for w, name in zip(everyone, names, strict=True))
-    experts_, weights = [council.experts[name] for name in portable], list(alone)
+    likeness = resemblance(reference, council.scale, council.first.argmax(1))
+    prior = -ABSENCE * trust * np.clip(1 - likeness / PRESENT, 0, 1)
+    joint = joint + prior
+    # experts that agree more than on stand-ins are only half believed: they may err together
+    expected = float(np.clip(accuracy - max(excess, excess / 2), 1 / len(reference.types), 0.99))
+    pupils: list[shallow.Expert] = []
+    posterior, weights = log_softmax(joint, axis=1), list(alone)
     if trust > 0:
         view = shallow.View(query, council.scale.query)
-        student = study(joint, view, AROUND if spatial else ())
-        if student is not None:
-            joint = (1 - trust / 2) * joint + trust * floored(student.log_proba(view))
-            experts_.append(student)
-            weights = [(1 - trust / 2) * w for w in weights] + [trust]
-    expected = float(np.clip(accuracy - excess, 1 / len(reference.types), 0.99))
+        posterior, pupils, shares = _self_taught(joint, view, trust, expected, random_state)
+        weights = [shares[0] * w for w in weights] + shares[1:]
     facts = {
         "experts": dict(zip(names, np.round(everyone, 3).tolist(), strict=True)),
         "platform_distance": distance,
@@ -259,9 +116,34 @@ def teach(reference: Cells, query: Cells, *, selector: bool, random_state: int) 
         "stand_in_accuracy": accuracy,
         "excess_disagreement": excess,
         "expected_accuracy": expected,
+        "resemblance": dict(zip(reference.types, np.round(likeness, 3).tolist(), strict=True)),
     }
+    heard = [council.experts[name] for name in portable] + pupils
+    return Teaching(posterior, heard, np.array(weights), prior, council.scale, trust, openness, expected, facts)
+
+
+def _self_taught(
+    joint: np.ndarray, view: shallow.View, trust: float, expected: float, random_state: int
+) -> tuple[np.ndarray, list[shallow.Expert], list[float]]:
+    """Let the query teach itself.
+
+    Returns
+    -------
+    Log-probabilities after experts, student and the consensus of cells alike; the student; and the weights of experts
+    and student.
+    """
+    # the less the experts can be relied on, the fewer of their guesses are learned from, and the less they weigh
+    share, weight = float(np.clip(expected - 0.15, 0.4, 0.6)), float(np.clip(expected - 0.35, 0.2, 0.5))
+    student = study(joint, view, AROUND if view.cells.coords is not None else (), share=share, weight=weight)
+    if student is None:
+        return log_softmax(joint, axis=1), [], [1.0]
+    kept = 1 - trust + trust * weight
+    joint = kept * joint + trust * floored(student.log_proba(view))
     posterior = log_softmax(joint, axis=1)
-    return Teaching(posterior, experts_, np.array(weights), council.scale, trust, openness, expected, facts)
+    clusters = consensus(posterior, view, random_state)
+    said = floored(clusters.log_proba(view))
+    posterior = log_softmax(joint + trust * purity(posterior, said) * said, axis=1)
+    return posterior, [student], [kept, trust]
 
 
 def _audition(
@@ -281,9 +163,67 @@ def _audition(
     return np.mean(everyone, 0), np.mean(alone, 0), float(np.mean(right)), float(np.mean(apart))
 
 
-def floored(log_proba: np.ndarray) -> np.ndarray:
-    """Log-probabilities that no expert may push below a thousandth: one veto must not settle a vote."""
-    return np.log(np.exp(log_proba) + 1e-3)
+def stack(log_probas: list[np.ndarray], labels: np.ndarray, n_types: int, penalty: float = 0.02) -> np.ndarray:
+    r"""Non-negative weights of the experts' log-probabilities that best predict known labels.
+
+    Minimises :math:`-\sum_n c_{y_n} \log \mathrm{softmax}(\sum_e w_e \log p_{en})_{y_n} / N + \lambda |w|^2` with
+    rare types weighted up (:math:`c_k \propto n_k^{-1/2}`). The scale of the weights is a temperature.
+    """
+    logs = np.stack(log_probas, 2)
+    balance = 1 / np.sqrt(np.maximum(np.bincount(labels, minlength=n_types), 1))[labels]
+    balance /= balance.mean()
+    truth = logs[np.arange(len(labels)), labels]
+
+    def objective(weight: np.ndarray) -> tuple[float, np.ndarray]:
+        score = logs @ weight
+        score -= score.max(1, keepdims=True)
+        total = np.exp(score).sum(1)
+        proba = np.exp(score) / total[:, None]
+        loss = balance * (np.log(total) - score[np.arange(len(labels)), labels])
+        slope = balance[:, None] * (np.einsum("nk,nke->ne", proba, logs) - truth)
+        return loss.mean() + penalty * weight @ weight, slope.mean(0) + 2 * penalty * weight
+
+    start = np.full(logs.shape[2], 1 / logs.shape[2])
+    return minimize(objective, start, jac=True, bounds=[(0, None)] * len(start)).x
+
+
+def resemblance(reference: Cells, scale: Scale, guess: Int[np.ndarray, " n"]) -> Float[np.ndarray, " c"]:
+    r"""How much the query's cells of a guessed type look like it rather than like another (1 at most; below 0 unlike).
+
+    .. math:: s_k = \min_j \frac{r(\bar x_k, \mu_k) - r(\bar x_k, \mu_j)}{1 - r(\mu_k, \mu_j)}
+
+    with :math:`\bar x_k` the mean of the cells guessed to be k, :math:`\mu_k` the mean of the reference's cells of
+    type k, and r the correlation over features. Poor cells of many types end up in a type that the query lacks; their
+    mean looks no more like it than like another. Types that fewer than 3 cells are guessed to be get 1.
+
+    Parameters
+    ----------
+    reference
+        Labelled cells.
+    scale
+        The common scale of both data sets.
+    guess
+        Type codes of the query's cells.
+    """
+    labels, n_types = labels_of(reference), len(reference.types)
+    means = np.stack([scale.reference[labels == k].mean(0) for k in range(n_types)])
+    among = np.corrcoef(means)
+    out = np.ones(n_types)
+    for k in range(n_types):
+        own = guess == k
+        if own.sum() < 3:
+            continue
+        alike = np.corrcoef(scale.query[own].mean(0), means)[0, 1:]
+        others = np.arange(n_types) != k
+        out[k] = ((alike[k] - alike[others]) / np.maximum(1 - among[k, others], 1e-6)).min()
+    return out
+
+
+def disagreement(log_probas: list[np.ndarray]) -> float:
+    """Mean share of cells on which two experts differ (0 to 1): it grows with the distance between data sets."""
+    best = np.stack([p.argmax(1) for p in log_probas])
+    pairs = [(best[i] != best[j]).mean() for i in range(len(best)) for j in range(i)]
+    return float(np.mean(pairs))
 
 
 def platform_distance(reference: Cells, query: Cells, composition: np.ndarray) -> float:
@@ -336,36 +276,3 @@ def _context_share(names: list[str], weights: np.ndarray) -> float:
     kinds = ("regression, context", "regression")
     context, total = (sum(w for n, w in zip(names, weights, strict=True) if n.startswith(kind)) for kind in kinds)
     return float(context / total) if total > 0 else 0.0
-
-
-def study(
-    teacher: np.ndarray, view: shallow.View, sizes: tuple[int, ...], rounds: int = 4
-) -> shallow.Regression | None:
-    """Students of the query: regressions fitted on confident guesses, each joined with half of the teacher.
-
-    Parameters
-    ----------
-    teacher
-        Joint log-probabilities of the experts (cells, types).
-    view
-        The query.
-    sizes
-        Neighbourhood sizes whose means the students see.
-    rounds
-        Number of students, one after the other.
-
-    Returns
-    -------
-    The last student; None if one type is all that is guessed.
-    """
-    features, n_types = view.with_neighbours(sizes), teacher.shape[1]
-    joint, student = softmax(teacher, 1), None
-    for _ in range(rounds):
-        guess, sure = joint.argmax(1), np.flatnonzero(experts.confident(joint))
-        sure = sure[stratified(guess[sure], MAX_CELLS, 0)]
-        if len(np.unique(guess[sure])) < 2:
-            return student
-        student = shallow.regress(features[sure], guess[sure], n_types, C=0.04, balanced=False, sizes=sizes)
-        own = log_softmax(features @ student.coefficients.T + student.intercept, axis=1)
-        joint = softmax(np.log(np.exp(own) + 1e-4) + 0.5 * floored(log_softmax(teacher, axis=1)), 1)
-    return student

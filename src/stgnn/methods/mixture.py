@@ -10,11 +10,11 @@ import scipy.sparse as sp
 from scipy.special import softmax
 
 from stgnn import experts
+from stgnn.council import MAX_GENES
 from stgnn.data.cells import Cells, Prediction
 from stgnn.methods.base import Annotator
 from stgnn.shallow import View
 from stgnn.standins import labels_of, typical_depth
-from stgnn.teacher import MAX_GENES
 
 AROUND = (12, 50)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
 import torch
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
 from stgnn import bilevel, experts, shallow, teacher
@@ -19,6 +19,8 @@ from stgnn.methods.base import Annotator
 from stgnn.nn import blocks
 from stgnn.nn.tissue import Batch
 from stgnn.standins import labels_of
+from stgnn.students import consensus, purity
+from stgnn.teacher import Teaching
 from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 NETWORK_WEIGHT = 0.5
 """Weight of the networks' mean log-probabilities beside the council's."""
+
+CLUSTER_WEIGHT = 1.5
+"""Weight of what pure clusters of the query are called together, where the query fully teaches itself."""
 
 THRESHOLD = 0.8
 """Cells whose rejection lies above it are unknown."""
@@ -200,20 +205,24 @@ class SpatialTransformerGNN(Annotator):
             augmentation=self.augmentation,
             random_state=self.random_state,
         )
-        self.council_, self.weights_, self.decisions_ = teaching.council, teaching.weights, teaching.facts
+        self.council_, self.weights_, self.prior_ = teaching.council, teaching.weights, teaching.prior
+        self.decisions_ = teaching.facts
         self.networks_: list[Network] = []
         self.curve_: list[dict[str, float]] = []
         with progress("training", self.members * max(self.rounds, 1) * self.steps) as watch:
             for member in range(self.members):
                 self.networks_.append(self._train(member, lesson, folder, watch))
-        joint, _ = self._judge(query)
-        self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
+        self._confer(query, teaching)
+        council, said, _ = self._judge(query)
+        self.temperature_ = experts.temperature(
+            council + NETWORK_WEIGHT * said, teaching.expected_accuracy, highest=20.0
+        )
         return self
 
     def predict(self, query: Cells) -> Prediction:
         """Annotate cells that have the genes the method was fitted with."""
-        joint, states = self._judge(query)
-        proba = softmax(joint * self.temperature_, axis=1)
+        council, said, states = self._judge(query)
+        proba = softmax((council + NETWORK_WEIGHT * said) * self.temperature_, axis=1)
         details: dict[str, Any] = {
             **self.decisions_,
             "curve": self.curve_,
@@ -223,22 +232,36 @@ class SpatialTransformerGNN(Annotator):
         }
         return Prediction(proba.astype(np.float32), states, rejection(proba, states), THRESHOLD, details)
 
-    def _judge(self, query: Cells) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n d"]]:
-        """Joint log-probabilities of council and networks, untempered, and the networks' states side by side."""
+    def _confer(self, query: Cells, teaching: Teaching) -> None:
+        """Let cells alike be called together, as far as the query teaches itself and clusters are types."""
+        if teaching.trust == 0:
+            return
+        _, said, _ = self._judge(query)
+        posterior = log_softmax(teaching.posterior + NETWORK_WEIGHT * said, axis=1)
+        view = shallow.View(query, teaching.scale.query)
+        clusters = consensus(posterior, view, self.random_state)
+        pure = purity(posterior, clusters.log_proba(view))
+        self.decisions_ = {**self.decisions_, "cluster_purity": pure}
+        self.council_ = [*self.council_, clusters]
+        self.weights_ = np.append(self.weights_, CLUSTER_WEIGHT * teaching.trust * pure)
+
+    def _judge(
+        self, query: Cells
+    ) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"], Float[np.ndarray, "n d"]]:
+        """Joint log-probabilities of the council, mean ones of the networks, and the networks' states side by side."""
         features, genes = self.shape_.see(standardised(query))
         view = shallow.View(query, features)
         heard = [(w, e) for w, e in zip(self.weights_, self.council_, strict=True) if shallow.usable(e, view)]
         # experts that need coordinates fall silent without them; the others then speak for them
         louder = self.weights_.sum() / max(sum(w for w, _ in heard), 1e-9)
-        joint = sum(louder * w * teacher.floored(e.log_proba(view)) for w, e in heard)
+        council = self.prior_ + sum(louder * w * experts.floored(e.log_proba(view)) for w, e in heard)
         batches, device = self._layout().batches(query, features, genes), find_device(self.device)
-        states = []
+        said, states = [], []
         for network in self.networks_:
             own, context, state = bilevel.judge(network.to(device), batches, float(self.openness_ > 0), device)
-            mixed = (1 - self.openness_) * own + self.openness_ * context
-            joint = joint + NETWORK_WEIGHT / len(self.networks_) * teacher.floored(mixed)
+            said.append(experts.floored((1 - self.openness_) * own + self.openness_ * context))
             states.append(state)
-        return joint, np.hstack(states)
+        return council, np.mean(said, axis=0), np.hstack(states)
 
     def _layout(self) -> Layout:
         return Layout(self.openness_ > 0, self.neighbours, self.layers if self.cell_graph else 0)
@@ -282,7 +305,9 @@ class SpatialTransformerGNN(Annotator):
         return folder
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        arrays = shape_arrays(self.shape_) | shallow.pack(self.council_) | {"weights": self.weights_}
+        arrays = (
+            shape_arrays(self.shape_) | shallow.pack(self.council_) | {"weights": self.weights_, "prior": self.prior_}
+        )
         for i, network in enumerate(self.networks_):
             arrays |= {f"network{i}.{k}": v.detach().cpu().numpy() for k, v in network.state_dict().items()}
         return arrays
@@ -300,7 +325,8 @@ class SpatialTransformerGNN(Annotator):
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         sizes: dict[str, int] = vars(self)["sizes_"]
         self.shape_ = shape_from(arrays, sizes)
-        self.council_, self.weights_, self.networks_ = shallow.unpack(arrays), arrays["weights"], []
+        self.council_, self.weights_, self.prior_ = shallow.unpack(arrays), arrays["weights"], arrays["prior"]
+        self.networks_ = []
         for i in range(self.members):
             network, start = self._network(0), f"network{i}."
             own = {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}

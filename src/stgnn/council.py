@@ -1,0 +1,168 @@
+"""Experts of expression and of neighbourhoods, fitted on the reference, and the scale they share with the query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from stgnn import experts, shallow
+from stgnn.data.cells import Cells
+from stgnn.standins import blocks, cell_weights, labels_of, stratified, typical_depth
+
+MAX_GENES = 600
+"""Beyond this many genes, linear experts see principal components: fewer cells than genes over-fit."""
+
+MAX_CELLS = 6000
+"""Regressions are fitted on at most this many reference cells, rare types kept whole as far as they fit."""
+
+CONTEXT = (((6, 30, 150), 0.01, True), ((15, 60), 0.05, False))
+"""Context experts: sizes of the neighbourhoods they see, inverse penalty, whether types weigh the same."""
+
+AROUND_GUESSES = (8, 30, 100)
+"""Sizes of the neighbourhoods whose first guesses a second regression sees."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Both data sets on one scale.
+
+    Parameters
+    ----------
+    reference, query
+        Standardised expression or its whitened components (cells, features); the reference's mean and spread are those
+        of a reference with the query's composition, so that neither platform nor mix moves the origin.
+    composition
+        Estimated share of each type in the query (types,).
+    loadings
+        From standardised expression to features (genes, features); None where features are the genes themselves.
+    """
+
+    reference: np.ndarray
+    query: np.ndarray
+    composition: np.ndarray
+    loadings: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Council:
+    """What all experts say of a query.
+
+    Parameters
+    ----------
+    log_probas
+        By name of the expert, log-probabilities (cells, types).
+    experts
+        Those of them that can judge other queries too.
+    scale
+        The common scale they were fitted on.
+    first
+        Probabilities of the experts that need no common scale, equally mixed (cells, types).
+    """
+
+    log_probas: dict[str, np.ndarray]
+    experts: dict[str, shallow.Expert]
+    scale: Scale
+    first: np.ndarray
+
+
+def weighted_standardise(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Centre and scale each gene by weighted moments, and clip."""
+    mean = weight @ values
+    spread = np.sqrt(np.maximum(weight @ (values * values) - mean * mean, 0))
+    return np.clip((values - mean) / (spread + 1e-3), -experts.CLIP, experts.CLIP).astype(np.float32)
+
+
+def convene(reference: Cells, query: Cells, random_state: int) -> Council:
+    """Fit every expert and let it judge the query."""
+    labels, n_types = labels_of(reference), len(reference.types)
+    council: dict[str, shallow.Expert] = _profiles(reference, query)
+    view = shallow.View(query, np.empty((len(query), 0)))
+    said = {name: expert.log_proba(view) for name, expert in council.items()}
+    said |= _after_alignment(reference, query, random_state)
+    first = experts.mix([np.exp(log) for log in said.values()])
+    scale = common_scale(reference, query, first, random_state)
+    few = stratified(labels, MAX_CELLS, random_state)
+    for C in (0.003, 0.03):
+        council[f"regression, {C}"] = shallow.regress(scale.reference[few], labels[few], n_types, C=C, balanced=True)
+    if reference.coords is not None and query.coords is not None:
+        council |= _contextual(reference, scale.reference, few, random_state)
+    view = shallow.View(query, scale.query)
+    said |= {name: expert.log_proba(view) for name, expert in council.items() if name not in said}
+    return Council(said, council, scale, first)
+
+
+def _profiles(reference: Cells, query: Cells) -> dict[str, shallow.Expert]:
+    """Count profiles with and without a platform scale, the latter fitted on a sample of the query."""
+    rates = experts.profiles(reference.counts, labels_of(reference), len(reference.types))
+    some = query.counts[:: max(1, len(query) // 4000)]
+    plain = experts.with_ambient(rates, np.asarray(query.counts.sum(0)).ravel() / query.counts.sum())
+    platform = experts.platform_rates(some, rates)
+    return {
+        name: shallow.Profiles(r, experts.temperature(experts.profile_scores(some, r)))
+        for name, r in (("profiles", plain), ("profiles, platform", platform))
+    }
+
+
+def _after_alignment(reference: Cells, query: Cells, random_state: int) -> dict[str, np.ndarray]:
+    """A vote and a regression on principal components that Harmony has aligned."""
+    labels, n_types, n = labels_of(reference), len(reference.types), len(reference)
+    depth = typical_depth(query)
+    z_reference = experts.standardise(experts.log_normalise(reference.counts, depth))
+    z_query = experts.standardise(experts.log_normalise(query.counts, depth))
+    parts = experts.joint_pca(z_reference, z_query, 30, random_state)
+    batch = np.r_[np.zeros(n, dtype=int), np.ones(len(query), dtype=int)]
+    aligned = experts.harmony(parts, batch, random_state=random_state)
+    near, far = aligned[:n], aligned[n:]
+    said = {
+        "vote": experts.vote(near, labels, far, n_types),
+        "regression, aligned": experts.logistic(near, labels, far, n_types, C=0.3, balanced=True),
+    }
+    return {name: np.log(proba + 1e-3) for name, proba in said.items()}
+
+
+def _contextual(
+    reference: Cells, features: np.ndarray, few: np.ndarray, random_state: int
+) -> dict[str, shallow.Expert]:
+    """Regressions that see neighbours' expression, and one that sees what the neighbours are guessed to be."""
+    labels, n_types, known = labels_of(reference), len(reference.types), shallow.View(reference, features)
+    first = _first(known, few)
+    out: dict[str, shallow.Expert] = {f"regression, context {expert.sizes}": expert for expert in first}
+    # the guesses that the second regression learns from must come from regressions that have not seen the cell
+    fold = blocks(reference, 60, np.random.default_rng(random_state))
+    guess = np.zeros((len(labels), n_types), dtype=np.float32)
+    for held in (0, 1):
+        learnt = few[fold[few] != held]
+        if len(np.unique(labels[learnt])) < 2:
+            return out
+        said = shallow.first_guess(_first(known, learnt), known).features
+        guess[fold == held] = said[fold == held]
+    near = shallow.View(reference, guess).with_neighbours(AROUND_GUESSES)[few]
+    second = shallow.regress(near, labels[few], n_types, C=0.05, balanced=False, sizes=AROUND_GUESSES)
+    return out | {"regression, guesses": shallow.Guesses(first, second)}
+
+
+def _first(known: shallow.View, rows: np.ndarray) -> tuple[shallow.Regression, ...]:
+    labels, n_types = labels_of(known.cells)[rows], len(known.cells.types)
+    return tuple(
+        shallow.regress(known.with_neighbours(sizes)[rows], labels, n_types, C=C, balanced=balanced, sizes=sizes)
+        for sizes, C, balanced in CONTEXT
+    )
+
+
+def common_scale(reference: Cells, query: Cells, guess: np.ndarray, random_state: int) -> Scale:
+    """Standardise the query by itself and the reference as if it had the query's composition."""
+    labels = labels_of(reference)
+    own = np.bincount(labels, minlength=len(reference.types)) / len(labels)
+    composition = 0.8 * guess.mean(0) + 0.2 * own
+    depth = typical_depth(query)
+    weight = cell_weights(labels, composition)
+    z_reference = weighted_standardise(experts.log_normalise(reference.counts, depth), weight)
+    z_query = experts.standardise(experts.log_normalise(query.counts, depth))
+    if z_query.shape[1] <= MAX_GENES:
+        return Scale(z_reference, z_query, composition, None)
+    both = np.vstack([z_reference, z_query])
+    pca = PCA(50, svd_solver="randomized", random_state=random_state).fit(both)
+    loadings = (pca.components_ / np.sqrt(pca.explained_variance_)[:, None]).T.astype(np.float32)
+    return Scale(z_reference @ loadings, z_query @ loadings, composition, loadings)

@@ -1,0 +1,106 @@
+"""The query teaches itself: students of confident guesses, and the consensus of cells alike in expression."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.special import log_softmax, softmax
+
+from stgnn import experts, shallow
+from stgnn.standins import stratified
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+MAX_CELLS = 6000
+"""Students and clusters are fitted on at most this many cells."""
+
+N_COMPONENTS, CELLS_PER_CLUSTER, MOST_CLUSTERS, CLUSTERINGS = 30, 20, 400, 5
+
+
+def study(
+    teacher: Float[np.ndarray, "n c"],
+    view: shallow.View,
+    sizes: tuple[int, ...],
+    *,
+    share: float,
+    weight: float,
+    rounds: int = 4,
+) -> shallow.Regression | None:
+    """Students of the query: regressions fitted on confident guesses, each joined with part of the teacher.
+
+    Parameters
+    ----------
+    teacher
+        Joint log-probabilities of the experts.
+    view
+        The query.
+    sizes
+        Neighbourhood sizes whose means the students see.
+    share
+        Share of the cells of each guessed type, the most confident, that a student learns from.
+    weight
+        Weight of the teacher's log-probabilities beside a student's.
+    rounds
+        Number of students, one after the other.
+
+    Returns
+    -------
+    The last student; None if one type is all that is guessed.
+    """
+    features, n_types = view.with_neighbours(sizes), teacher.shape[1]
+    joint, student = softmax(teacher, 1), None
+    for _ in range(rounds):
+        guess, sure = joint.argmax(1), np.flatnonzero(experts.confident(joint, share))
+        sure = sure[stratified(guess[sure], MAX_CELLS, 0)]
+        if len(np.unique(guess[sure])) < 2:
+            return student
+        student = shallow.regress(features[sure], guess[sure], n_types, C=0.04, balanced=False, sizes=sizes)
+        own = log_softmax(features @ student.coefficients.T + student.intercept, axis=1)
+        joint = softmax(np.log(np.exp(own) + 1e-4) + weight * experts.floored(log_softmax(teacher, axis=1)), 1)
+    return student
+
+
+def consensus(posterior: Float[np.ndarray, "n c"], view: shallow.View, random_state: int) -> shallow.Clusters:
+    """Clusters of the query's own expression, each with the mean log-probabilities of its cells.
+
+    What makes one cell of a kind look like another type is mostly noise; its kind looks right on average.
+
+    Parameters
+    ----------
+    posterior
+        Log-probabilities of the types.
+    view
+        The query.
+    random_state
+        Seed of the clusterings.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    n_parts = min(N_COMPONENTS, view.features.shape[1], len(posterior) - 1)
+    pca = PCA(n_parts, svd_solver="randomized", random_state=random_state).fit(view.features)
+    axes = pca.components_.T.astype(np.float32)
+    parts = view.features @ axes
+    wanted = int(np.clip(len(parts) // CELLS_PER_CLUSTER, 2, MOST_CLUSTERS))
+    rng, centres, said = np.random.default_rng(random_state), [], []
+    for _ in range(CLUSTERINGS):
+        some = parts[rng.permutation(len(parts))[: 2 * MAX_CELLS]]
+        seed = int(rng.integers(2**31))
+        centres.append(KMeans(wanted, n_init=1, max_iter=20, random_state=seed).fit(some).cluster_centers_)
+        member = shallow.nearest(parts, centres[-1])
+        ones = sp.csr_array((np.ones(len(member)), (member, np.arange(len(member)))), shape=(wanted, len(member)))
+        size = np.maximum(np.bincount(member, minlength=wanted), 1)[:, None]
+        said.append((ones @ posterior) / size)
+    return shallow.Clusters(axes, np.stack(centres).astype(np.float32), np.stack(said).astype(np.float32))
+
+
+def purity(posterior: Float[np.ndarray, "n c"], agreed: Float[np.ndarray, "n c"]) -> float:
+    """How far clusters are types (0 to 1): 0 where 3 of 4 cells are called what their cluster is, 1 where 9 of 10 are.
+
+    Where fewer are, clusters cut across types: a consensus would wipe out what single cells know.
+    """
+    together = (posterior.argmax(1) == agreed.argmax(1)).mean()
+    return float(np.clip((together - 0.75) / 0.15, 0, 1))
