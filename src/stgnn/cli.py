@@ -170,6 +170,85 @@ def _demo(output: Path, verbose: bool) -> None:
         run(output)
 
 
+@_cli.group("bench", short_help="Compare methods on tasks whose truth is known.")
+def _bench() -> None:
+    """Compare methods on tasks whose truth is known."""
+
+
+@_bench.command("run", short_help="Run every task by every method.")
+@click.option("--tasks", default="all", show_default=True, help="Names of tasks, or TOML files, comma-separated.")
+@click.option(
+    "--methods",
+    default="all",
+    show_default=True,
+    help="Names of methods, module:Class, or all, ablations, peers; comma-separated.",
+)
+@click.option("--seeds", default=3, show_default=True, type=_Number(int, "a whole number"), help="Seeds: 0, 1, ...")
+@click.option("--data-dir", required=True, type=click.Path(path_type=Path), help="Folder with the data of the tasks.")
+@click.option("--output", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder to fill.")
+@click.option("--jobs", default=1, show_default=True, type=_Number(int, "a whole number"), help="Runs side by side.")
+@click.option("--threads", default=1, show_default=True, type=_Number(int, "a whole number"), help="Threads of each.")
+@click.option("--timeout", type=_Number(float, "a number"), help="Seconds after which a run is given up.")
+@click.option("--peers", type=click.Path(path_type=Path), help="TOML file: which Python runs each peer.")
+@click.option("--left-out", is_flag=True, help="Also each task with one type left out of the reference, in turn.")
+@_VERBOSE
+def _bench_run(
+    tasks: str,
+    methods: str,
+    seeds: int,
+    data_dir: Path,
+    output: Path,
+    jobs: int,
+    threads: int,
+    timeout: float | None,
+    peers: Path | None,
+    left_out: bool,
+    verbose: bool,
+) -> None:
+    """Run every task by every method with every seed, each in a fresh process.
+
+    Fills OUTPUT with runs.jsonl, metrics.csv and metrics.parquet. What is there already is not run again; what failed
+    is.
+    """
+    with _logging(verbose):
+        from stgnn.bench import methods as bench_methods
+        from stgnn.bench import run as bench_run
+        from stgnn.bench import tasks as bench_tasks
+
+        chosen, rows = bench_tasks.find(tasks), bench_methods.find(methods)
+        interpreters = bench_methods.read_interpreters(peers)
+        if left_out:
+            chosen += [open_set for task in chosen for open_set in bench_tasks.left_out(task, data_dir)]
+        records = bench_run.run(
+            chosen,
+            rows,
+            data_dir=data_dir,
+            output=output,
+            seeds=seeds,
+            jobs=jobs,
+            threads=threads,
+            timeout=timeout,
+            interpreters=interpreters,
+        )
+    failed = sum(record["error"] is not None for record in records)
+    click.echo(f"runs     {len(records):,}, of which {failed:,} failed\nwritten  {output}")
+
+
+@_bench.command("report", short_help="Show the results as one HTML file.")
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="HTML file to write.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="File to write the main table to, as Markdown.")
+def _bench_report(results: Path, output: Path, markdown: Path | None) -> None:
+    """Show RESULTS, a folder that 'stgnn bench run' has filled, as one HTML file that needs no other."""
+    from stgnn.bench.report import write
+
+    with _logging(False):
+        write(results, output, markdown=markdown)
+    for path in (output, markdown):
+        if path is not None:
+            click.echo(f"written  {path}")
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 

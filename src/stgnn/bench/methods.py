@@ -1,0 +1,198 @@
+"""Methods of the benchmark: ours, its siblings, its ablations, and peers from other packages."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stgnn.data.schema import FileError, OptionError, nearest
+from stgnn.methods import ANNOTATORS, annotator
+
+if TYPE_CHECKING:
+    from stgnn.methods.base import Annotator
+
+OURS = "stgnn"
+GROUPS = ("ours", "siblings", "ablations", "peers")
+
+ABLATIONS: dict[str, dict[str, bool | int]] = {
+    "no gene graph": {"gene_graph": False},
+    "no cell graph": {"cell_graph": False},
+    "no gate": {"gate": False},
+    "no global transformer": {"global_tokens": False},
+    "no cross-modal attention": {"cross_modal": False},
+    "no contrastive learning": {"contrastive": False},
+    "no augmentation": {"augmentation": False},
+    "no bilevel rounds": {"rounds": 0},
+    "no selector": {"selector": False},
+    "no space": {"cell_graph": False, "global_tokens": False},
+}
+"""What is switched off in each ablation of our method."""
+
+PEERS = ("celltypist", "tacco", "tangram", "scanvi", "resolvi", "singler")
+"""Methods of other packages, each run by an interpreter that has the package."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the benchmark.
+
+    Parameters
+    ----------
+    name
+        Unique name.
+    cls
+        A name in ``stgnn.methods.ANNOTATORS``, or ``"module:Class"``; for a peer, its name.
+    options
+        Hyper-parameters that differ from the defaults.
+    group
+        One of :data:`GROUPS`; a user's own method is one of the siblings.
+    """
+
+    name: str
+    cls: str
+    options: dict[str, Any] = field(default_factory=dict)
+    group: str = "siblings"
+
+
+def find(names: str) -> list[Method]:
+    """Methods by name, class or group.
+
+    Parameters
+    ----------
+    names
+        Separated by commas: names of ``stgnn.methods.ANNOTATORS``, ablations such as ``no gate``, peers,
+        ``path.to.module:Class``, and the groups ``all`` (every annotator), ``ablations`` and ``peers``.
+
+    Returns
+    -------
+    list of Method
+        In the order given, without repetition.
+
+    Raises
+    ------
+    OptionError
+        If a name is unknown.
+
+    Examples
+    --------
+    >>> [method.name for method in find("logistic,no gate")]
+    ['logistic', 'stgnn, no gate']
+    """
+    groups = {"all": tuple(ANNOTATORS), "ablations": tuple(ABLATIONS), "peers": PEERS}
+    found: dict[str, Method] = {}
+    for word in [part.strip() for part in names.split(",")]:
+        for name in groups.get(word, (word,)):
+            method = _method(name)
+            found[method.name] = method
+    return list(found.values())
+
+
+def make(method: Method, seed: int) -> Annotator:
+    """Make a method that is not a peer, not yet fitted.
+
+    Parameters
+    ----------
+    method
+        What to make.
+    seed
+        Its ``random_state``, if it has one.
+
+    Returns
+    -------
+    stgnn.methods.base.Annotator
+        With the options given.
+
+    Raises
+    ------
+    OptionError
+        If the class is missing or no annotator, or an option is none of its fields.
+
+    Examples
+    --------
+    >>> make(Method("nearest", "knn-harmony"), seed=3).random_state
+    3
+    """
+    import importlib
+    from dataclasses import fields
+
+    from stgnn.methods.base import Annotator
+
+    if method.cls in ANNOTATORS:
+        cls = annotator(method.cls)
+    else:
+        module, name = method.cls.split(":")
+        found = getattr(importlib.import_module(module), name, None)
+        if not isinstance(found, type) or not issubclass(found, Annotator):
+            raise OptionError("methods", expected="a subclass of stgnn.methods.base.Annotator", found=method.cls)
+        cls = found
+    known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+    for option in method.options:
+        if option not in known:
+            raise OptionError(
+                method.name, expected=f"fields of {cls.__name__}", found=repr(option), hint=nearest(option, known)
+            )
+    seeded = {"random_state": seed} if "random_state" in known else {}
+    return cls(**(seeded | method.options))
+
+
+def read_interpreters(path: str | Path | None) -> dict[str, str]:
+    """Read which Python runs each peer.
+
+    Parameters
+    ----------
+    path
+        TOML file with a table ``[interpreters]`` such as ``celltypist = "/path/to/python"``; None for no peers.
+
+    Returns
+    -------
+    dict
+        Path of the interpreter by the name of the peer.
+
+    Raises
+    ------
+    FileError
+        If the file is missing or not TOML.
+    OptionError
+        If it names something else than known peers and existing files.
+
+    Examples
+    --------
+    >>> read_interpreters(None)
+    {}
+    """
+    if path is None:
+        return {}
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileError("peers", expected="a TOML file", found=f"no file {str(path)!r}") from None
+    except (OSError, ValueError) as error:  # ValueError: of TOML and of UTF-8
+        found = f"{str(path)!r}, which is not ({type(error).__name__}: {error})"
+        raise FileError("peers", expected="a readable TOML file", found=found) from error
+    table = values.get("interpreters")
+    if not isinstance(table, Mapping) or len(values) > 1:
+        raise OptionError("peers", expected="one table [interpreters]", found=f"{', '.join(values) or 'nothing'}")
+    for name, python in table.items():
+        if name not in PEERS:
+            raise OptionError("peers", expected=f"one of {', '.join(PEERS)}", found=repr(name))
+        if not isinstance(python, str) or not Path(python).is_file():
+            raise OptionError("peers", expected=f"the path of a Python for {name}", found=repr(python))
+    return dict(table)
+
+
+def _method(name: str) -> Method:
+    if name in ANNOTATORS:
+        return Method(name, name, group="ours" if name == OURS else "siblings")
+    if name in ABLATIONS:
+        return Method(f"{OURS}, {name}", OURS, dict(ABLATIONS[name]), group="ablations")
+    if name in PEERS:
+        return Method(name, name, group="peers")
+    module, _, cls = name.partition(":")
+    if cls.isidentifier() and all(part.isidentifier() for part in module.split(".")):
+        return Method(name, name)
+    known = ["all", *ANNOTATORS, "ablations", *ABLATIONS, "peers", *PEERS]
+    expected = f"module:Class or one of {', '.join(known)}"
+    raise OptionError("methods", expected=expected, found=repr(name), hint=nearest(name, known))

@@ -1,0 +1,192 @@
+"""Tables of results: means and spreads over seeds, ranks, differences, as numbers and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from stgnn.bench.methods import ABLATIONS, GROUPS, OURS
+from stgnn.bench.tasks import BUILT_IN
+from stgnn.methods import ANNOTATORS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DASH = "–"
+COSTS = ("seconds", "cpu_seconds", "memory_gb")
+
+
+def runs(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row a finished run.
+
+    Parameters
+    ----------
+    records
+        As :func:`stgnn.bench.records.read` gives them; those that failed are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns task, method, group, seed, open (whether a type was left out of the reference), the costs, and every
+        score by its name.
+
+    Examples
+    --------
+    >>> runs([{"task": "a", "method": "b", "seed": 0, "error": "failed"}]).empty
+    True
+    """
+    rows = [
+        {
+            "task": record["task"],
+            "method": record["method"],
+            "group": record["group"],
+            "seed": record["seed"],
+            "open": bool(record["definition"]["task"]["without"]),
+            **{name: record[name] for name in COSTS},
+            **record["scores"],
+        }
+        for record in records
+        if record["error"] is None
+    ]
+    return pd.DataFrame(rows, columns=None if rows else ["task", "method", "group", "seed", "open"])
+
+
+def ordered(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records by task, method and seed, which finish in any order; ours first, then as the package lists its own.
+
+    Examples
+    --------
+    >>> names = [("new", "logistic"), ("main", "logistic"), ("main", "stgnn")]
+    >>> records = [{"task": task, "method": method, "group": "siblings", "seed": 0} for task, method in names]
+    >>> [(record["task"], record["method"]) for record in ordered(records)]
+    [('main', 'stgnn'), ('main', 'logistic'), ('new', 'logistic')]
+    """
+    records = list(records)
+    tasks = in_order([*BUILT_IN, *(record["task"] for record in records)])
+    groups = [[record["method"] for record in records if record["group"] == group] for group in GROUPS]
+    ablations = [f"{OURS}, {name}" for name in ABLATIONS]
+    methods = in_order([*ANNOTATORS, *ablations, *(name for group in groups for name in group)])
+    return sorted(
+        records,
+        key=lambda record: (tasks.index(record["task"]), methods.index(record["method"]), record["seed"]),
+    )
+
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """Runs of the main comparison: neither ablations nor open-set variants."""
+    return table[(table["group"] != "ablations") & ~table["open"].astype(bool)]
+
+
+def in_order(values: Iterable[str]) -> list[str]:
+    """Values without repetition, each where it came first."""
+    return list(dict.fromkeys(values))
+
+
+def spread(values: pd.Series, digits: int = 1) -> str:
+    """Mean and standard deviation of shares, in percent.
+
+    Examples
+    --------
+    >>> spread(pd.Series([0.5, 0.6])), spread(pd.Series([0.5])), spread(pd.Series([], dtype=float))
+    ('55.0 ± 7.1', '50.0', '–')
+    """
+    values = values.dropna()
+    if values.empty:
+        return DASH
+    more = f" ± {100 * values.std():.{digits}f}" if len(values) > 1 else ""
+    return f"{100 * values.mean():.{digits}f}{more}"
+
+
+def means(table: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Mean over seeds of a score (tasks, methods), NaN where a method has no run; empty if no run has the score."""
+    tasks, methods = in_order(table["task"]), in_order(table["method"])
+    if score not in table:
+        return pd.DataFrame(index=tasks, columns=methods, dtype=float)
+    return table.pivot_table(score, "task", "method", aggfunc="mean").reindex(index=tasks, columns=methods)
+
+
+def shared(mean: pd.DataFrame) -> pd.DataFrame:
+    """Tasks that every method has finished, so that means over them compare like with like."""
+    return mean.dropna(axis=0, how="any")
+
+
+def ranks(mean: pd.DataFrame) -> pd.Series:
+    """Mean rank of each method over the tasks that all have finished; 1 is best.
+
+    Examples
+    --------
+    >>> ranks(pd.DataFrame({"x": [0.9, 0.8], "y": [0.7, 0.8]})).tolist()
+    [1.25, 1.75]
+    """
+    return shared(mean).rank(axis=1, ascending=False).mean()
+
+
+def differences(table: pd.DataFrame, score: str = "macro_f1") -> pd.DataFrame:
+    """Differences of each ablation to our whole method on the same task with the same seed.
+
+    Parameters
+    ----------
+    table
+        Of :func:`runs`.
+    score
+        What to compare.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns task, method, seed, difference; negative where the part that is missing helps.
+    """
+    table = table[~table["open"].astype(bool)]
+    whole = table[table["method"] == OURS].set_index(["task", "seed"])[score]
+    rows = table[table["group"] == "ablations"]
+    found = rows[["task", "method", "seed"]].assign(
+        difference=[
+            value - whole.get((task, seed), float("nan"))
+            for task, seed, value in zip(rows["task"], rows["seed"], rows[score])
+        ]
+    )
+    return found.dropna()
+
+
+def markdown(records: Iterable[dict[str, Any]]) -> str:
+    """Markdown table: macro-F1 in percent, mean and spread over seeds (accuracy), by task and method; then costs.
+
+    Parameters
+    ----------
+    records
+        As :func:`stgnn.bench.records.read` gives them.
+
+    Returns
+    -------
+    str
+        The table; without ablations and open-set variants.
+    """
+    table = compared(runs(records))
+    methods, tasks = in_order(table["method"]), in_order(table["task"])
+    lines = ["| task | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    for task in tasks:
+        own = table[table["task"] == task]
+        lines.append(_line(task, [f1_and_accuracy(own[own["method"] == method]) for method in methods]))
+    by_method = [table[table["method"] == method] for method in methods]
+    lines.append(_line("seconds, mean", [f"{own['seconds'].mean():.0f}" for own in by_method]))
+    lines.append(_line("memory, GB at most", [f"{own['memory_gb'].max():.1f}" for own in by_method]))
+    lines.append(_line("calibration error, mean", [_mean(own, "expected_calibration_error") for own in by_method]))
+    return "\n".join(lines) + "\n"
+
+
+def f1_and_accuracy(own: pd.DataFrame) -> str:
+    """Macro-F1 with its spread, and accuracy in brackets."""
+    if own.empty:
+        return DASH
+    return f"{spread(own['macro_f1'])} ({100 * own['accuracy'].mean():.1f})"
+
+
+def _mean(own: pd.DataFrame, score: str) -> str:
+    value = own[score].mean() if score in own else float("nan")
+    return DASH if pd.isna(value) else f"{value:.2f}"
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    return f"| {name} | " + " | ".join(cells) + " |"
