@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from stgnn import tl
+from stgnn import shallow, teacher, tl
+from stgnn.data.cells import align, read_query, read_reference
 from stgnn.data.toy import toy
 from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
 
@@ -123,3 +124,37 @@ def test_only_the_same_work_is_resumed(tissue, tmp_path, caplog):
     assert not trained((other_labels, query), tmp_path, caplog)
 
     assert trained((reference, query), tmp_path, caplog)
+
+
+def test_what_the_teacher_said_is_not_worked_out_twice(tissue, tmp_path, caplog, monkeypatch):
+    """Whatever is switched off in the network; but not with another seed, or without the selector."""
+    assert not trained(tissue, tmp_path, caplog)
+    said = []
+    teach = teacher.teach
+    monkeypatch.setattr(teacher, "teach", lambda *args, **settings: said.append(settings) or teach(*args, **settings))
+    assert not trained(tissue, tmp_path, caplog, gate=False)
+    assert not said
+    trained(tissue, tmp_path, caplog, random_state=1)
+    trained(tissue, tmp_path, caplog, selector=False)
+    assert said == [{"selector": True, "random_state": 1}, {"selector": False, "random_state": 0}]
+
+
+def test_the_teaching_read_back_is_the_one_written(tissue, tmp_path):
+    cells = align(read_reference(tissue[0]), read_query(tissue[1], section_key="section"))
+    written = teacher.teach(*cells, selector=True, random_state=0)
+    written.save(tmp_path / "teaching.npz")
+    read = teacher.Teaching.load(tmp_path / "teaching.npz")
+    for name in ("posterior", "weights", "prior"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(written, name))
+    for name, value in vars(written.scale).items():
+        np.testing.assert_array_equal(getattr(read.scale, name), value)
+    for old, new in zip(written.council, read.council, strict=True):
+        for name, value in shallow.pack([old]).items():
+            np.testing.assert_array_equal(shallow.pack([new])[name], value)
+    assert (read.trust, read.openness, read.expected_accuracy) == (
+        written.trust,
+        written.openness,
+        written.expected_accuracy,
+    )
+    assert read.facts == written.facts
+    assert [path.name for path in tmp_path.iterdir()] == ["teaching.npz"]

@@ -134,8 +134,8 @@ def _contextual(
     guess = np.zeros((len(labels), n_types), dtype=np.float32)
     for held in (0, 1):
         learnt = few[fold[few] != held]
-        if len(np.unique(labels[learnt])) < 2:
-            return out
+        if len(np.unique(labels[learnt])) < 2:  # too small to hold anything out
+            learnt = few
         said = shallow.first_guess(_first(known, learnt), known).features
         guess[fold == held] = said[fold == held]
     near = shallow.View(reference, guess).with_neighbours(AROUND_GUESSES)[few]

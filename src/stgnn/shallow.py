@@ -162,7 +162,7 @@ def regress(
     """Fit a multinomial regression; types without cells get :data:`UNSEEN`."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=C, max_iter=100, tol=1e-3, class_weight="balanced" if balanced else None)
+    model = LogisticRegression(C=C, max_iter=500, tol=1e-3, class_weight="balanced" if balanced else None)
     model.fit(features, labels)
     coefficients = np.zeros((n_types, features.shape[1]), dtype=np.float32)
     intercept = np.full(n_types, UNSEEN, dtype=np.float32)

@@ -86,8 +86,9 @@ def consensus(posterior: Float[np.ndarray, "n c"], view: shallow.View, random_st
     parts = view.features @ axes
     wanted = int(np.clip(len(parts) // CELLS_PER_CLUSTER, 2, MOST_CLUSTERS))
     rng, centres, said = np.random.default_rng(random_state), [], []
+    some = parts[np.sort(rng.permutation(len(parts))[: 2 * MAX_CELLS])]
+    wanted = min(wanted, len(np.unique(some, axis=0)))
     for _ in range(CLUSTERINGS):
-        some = parts[rng.permutation(len(parts))[: 2 * MAX_CELLS]]
         seed = int(rng.integers(2**31))
         centres.append(KMeans(wanted, n_init=1, max_iter=20, random_state=seed).fit(some).cluster_centers_)
         member = shallow.nearest(parts, centres[-1])

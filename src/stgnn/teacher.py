@@ -7,8 +7,11 @@ split in halves.
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -64,6 +67,29 @@ class Teaching:
     openness: float
     expected_accuracy: float
     facts: dict[str, object]
+
+    def save(self, path: Path) -> None:
+        """Write to a file, whole or not at all."""
+        scale = {f"scale.{name}": value for name, value in vars(self.scale).items() if value is not None}
+        numbers = {name: getattr(self, name) for name in ("trust", "openness", "expected_accuracy")}
+        words = np.array(json.dumps({"numbers": numbers, "facts": self.facts}))
+        own = {"posterior": self.posterior, "weights": self.weights, "prior": self.prior, "words": words}
+        arrays: dict[str, Any] = own | scale | shallow.pack(self.council)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Teaching:
+        """Read what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        words = json.loads(str(arrays["words"]))
+        known, asked, composition = (arrays[f"scale.{name}"] for name in ("reference", "query", "composition"))
+        scale = Scale(known, asked, composition, arrays.get("scale.loadings"))
+        posterior, weights, prior = (arrays[name] for name in ("posterior", "weights", "prior"))
+        return cls(posterior, shallow.unpack(arrays), weights, prior, scale, **words["numbers"], facts=words["facts"])
 
 
 def teach(reference: Cells, query: Cells, *, selector: bool, random_state: int) -> Teaching:

@@ -33,6 +33,9 @@ class Job:
         Folder with the data.
     interpreter
         Python of a peer; None for methods of stgnn's own kind.
+    scratch
+        Folder in which ablations share what does not depend on what they switch off; None to share nothing. Their
+        seconds then leave out what another has done.
     """
 
     task: Task
@@ -40,6 +43,7 @@ class Job:
     seed: int
     data_dir: str
     interpreter: str | None = None
+    scratch: str | None = None
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -127,13 +131,17 @@ def _annotate(job: Job, reference: AnnData, query: AnnData) -> Answer:
     from stgnn.bench.methods import make
     from stgnn.bench.score import Answer
     from stgnn.data.schema import KEY_ADDED, UNKNOWN, confidence_key, proba_key, rejection_key
+    from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
 
+    method = make(job.method, job.seed)
+    if isinstance(method, SpatialTransformerGNN):
+        method.checkpoint = job.scratch
     tl.annotate(
         query,
         reference,
         labels_key=job.task.labels_key,
         section_key=job.task.section_key,
-        method=make(job.method, job.seed),
+        method=method,
     )
     types = np.asarray(query.uns[KEY_ADDED]["types"])
     return Answer(

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from stgnn.bench.measure import Job
@@ -99,8 +100,14 @@ def run(
     for task in dict.fromkeys(job.task for job in missing):  # what is wrong with data should show now, not after hours
         load(task, data_dir)
     _make(folder)
-    with ThreadPoolExecutor(jobs) as pool, _lifeline() as lifeline, _progress(len(missing)) as advance:
-        futures = [pool.submit(_in_process, job, threads, timeout, lifeline) for job in missing]
+    with (
+        TemporaryDirectory() as scratch,
+        ThreadPoolExecutor(jobs) as pool,
+        _lifeline() as lifeline,
+        _progress(len(missing)) as advance,
+    ):
+        shared = [replace(job, scratch=scratch) if job.method.group == "ablations" else job for job in missing]
+        futures = [pool.submit(_in_process, job, threads, timeout, lifeline) for job in shared]
         try:
             for future in as_completed(futures):
                 record = future.result()

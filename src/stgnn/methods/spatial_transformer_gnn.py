@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, cast, final
 
 import numpy as np
 import torch
 from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
-from stgnn import bilevel, experts, shallow, teacher
+from stgnn import __version__, bilevel, experts, shallow, teacher
 from stgnn.data.cells import Cells, Prediction
 from stgnn.lesson import Layout, Lesson, Shape, prepare, shape_arrays, shape_from, standardised
 from stgnn.methods.base import Annotator
 from stgnn.nn import blocks
 from stgnn.nn.tissue import Batch
+from stgnn.shallow import Clusters
 from stgnn.standins import labels_of
 from stgnn.students import consensus, purity
 from stgnn.teacher import Teaching
 from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
+from stgnn.unknown import rejection, strangeness
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 NETWORK_WEIGHT = 0.5
-"""Weight of the networks' mean log-probabilities beside the council's."""
+"""Weight of the networks' mean log-probabilities beside the council's; twice that where the query teaches itself."""
 
 CLUSTER_WEIGHT = 1.5
 """Weight of what pure clusters of the query are called together, where the query fully teaches itself."""
 
-THRESHOLD = 0.8
+THRESHOLD = 0.6
 """Cells whose rejection lies above it are unknown."""
 
 
@@ -194,9 +196,10 @@ class SpatialTransformerGNN(Annotator):
     def fit(self, reference: Cells, query: Cells) -> Self:
         """Learn from a labelled reference and an unlabelled query with the same genes."""
         self.genes_, self.types_ = reference.genes, reference.types
+        reference, query = self._see(reference), self._see(query)
         folder = self._open_checkpoint(reference, query)
-        teaching = teacher.teach(reference, query, selector=self.selector, random_state=self.random_state)
-        self.openness_ = teaching.openness if self.cell_graph or self.global_tokens else 0.0
+        teaching = self._teaching(reference, query)
+        self.openness_, self.network_weight_ = teaching.openness, NETWORK_WEIGHT * (1 + teaching.trust)
         self.shape_, lesson = prepare(
             reference,
             query,
@@ -206,7 +209,9 @@ class SpatialTransformerGNN(Annotator):
             random_state=self.random_state,
         )
         self.council_, self.weights_, self.prior_ = teaching.council, teaching.weights, teaching.prior
-        self.decisions_ = teaching.facts
+        self.decisions_, labels = teaching.facts, labels_of(reference)
+        kinds = range(len(reference.types))
+        self.means_ = np.stack([teaching.scale.reference[labels == k].mean(0) for k in kinds])
         self.networks_: list[Network] = []
         self.curve_: list[dict[str, float]] = []
         with progress("training", self.members * max(self.rounds, 1) * self.steps) as watch:
@@ -215,14 +220,17 @@ class SpatialTransformerGNN(Annotator):
         self._confer(query, teaching)
         council, said, _ = self._judge(query)
         self.temperature_ = experts.temperature(
-            council + NETWORK_WEIGHT * said, teaching.expected_accuracy, highest=20.0
+            council + self.network_weight_ * said, teaching.expected_accuracy, highest=20.0
         )
         return self
 
     def predict(self, query: Cells) -> Prediction:
         """Annotate cells that have the genes the method was fitted with."""
+        query = self._see(query)
         council, said, states = self._judge(query)
-        proba = softmax((council + NETWORK_WEIGHT * said) * self.temperature_, axis=1)
+        proba = softmax((council + self.network_weight_ * said) * self.temperature_, axis=1)
+        features, _ = self.shape_.see(standardised(query))
+        strange = strangeness(features, proba.argmax(1), cast(Clusters, self.council_[-1]), self.means_)
         details: dict[str, Any] = {
             **self.decisions_,
             "curve": self.curve_,
@@ -230,18 +238,34 @@ class SpatialTransformerGNN(Annotator):
             "space_used": query.coords is not None and self.openness_ > 0,
             "space": _space(query, self.openness_),
         }
-        return Prediction(proba.astype(np.float32), states, rejection(proba, states), THRESHOLD, details)
+        return Prediction(proba.astype(np.float32), states, rejection(proba, strange), THRESHOLD, details)
+
+    def _see(self, cells: Cells) -> Cells:
+        """Cells without their places where no part of the model is to look at them."""
+        return cells if self.cell_graph or self.global_tokens else replace(cells, coords=None)
+
+    def _teaching(self, reference: Cells, query: Cells) -> Teaching:
+        """The teacher's word, from a former run on the same data where there is one."""
+        file = None
+        if self.checkpoint is not None:
+            kept = fingerprint(_arrays_of(reference, query), repr((__version__, self.selector, self.random_state)))
+            file = Path(self.checkpoint) / f"teaching-{kept}.npz"
+            if file.exists():
+                return Teaching.load(file)
+        teaching = teacher.teach(reference, query, selector=self.selector, random_state=self.random_state)
+        if file is not None:
+            teaching.save(file)
+        return teaching
 
     def _confer(self, query: Cells, teaching: Teaching) -> None:
         """Let cells alike be called together, as far as the query teaches itself and clusters are types."""
-        if teaching.trust == 0:
-            return
         _, said, _ = self._judge(query)
-        posterior = log_softmax(teaching.posterior + NETWORK_WEIGHT * said, axis=1)
+        posterior = log_softmax(teaching.posterior + self.network_weight_ * said, axis=1)
         view = shallow.View(query, teaching.scale.query)
         clusters = consensus(posterior, view, self.random_state)
         pure = purity(posterior, clusters.log_proba(view))
         self.decisions_ = {**self.decisions_, "cluster_purity": pure}
+        # clusters come last, whether heard or not: they also tell what is strange
         self.council_ = [*self.council_, clusters]
         self.weights_ = np.append(self.weights_, CLUSTER_WEIGHT * teaching.trust * pure)
 
@@ -295,18 +319,16 @@ class SpatialTransformerGNN(Annotator):
         """Folder of this very work: what other data or options left behind is not resumed."""
         if self.checkpoint is None:
             return None
-        arrays = [labels_of(reference)]
-        for cells in (reference, query):
-            arrays += [cells.counts.data, cells.counts.indices, cells.counts.indptr, cells.section]
-            arrays += [] if cells.coords is None else [cells.coords]
-        words = repr([(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "checkpoint"])
-        folder = Path(self.checkpoint) / fingerprint(arrays, words)
+        options = [(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "checkpoint"]
+        folder = Path(self.checkpoint) / fingerprint(_arrays_of(reference, query), repr((__version__, options)))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = (
-            shape_arrays(self.shape_) | shallow.pack(self.council_) | {"weights": self.weights_, "prior": self.prior_}
+            shape_arrays(self.shape_)
+            | shallow.pack(self.council_)
+            | {"weights": self.weights_, "prior": self.prior_, "means": self.means_}
         )
         for i, network in enumerate(self.networks_):
             arrays |= {f"network{i}.{k}": v.detach().cpu().numpy() for k, v in network.state_dict().items()}
@@ -316,6 +338,7 @@ class SpatialTransformerGNN(Annotator):
         sizes = {name: getattr(self.shape_, name) for name in ("features", "types", "dims")}
         return {
             "openness_": self.openness_,
+            "network_weight_": self.network_weight_,
             "temperature_": self.temperature_,
             "curve_": self.curve_,
             "decisions_": self.decisions_,
@@ -326,7 +349,7 @@ class SpatialTransformerGNN(Annotator):
         sizes: dict[str, int] = vars(self)["sizes_"]
         self.shape_ = shape_from(arrays, sizes)
         self.council_, self.weights_, self.prior_ = shallow.unpack(arrays), arrays["weights"], arrays["prior"]
-        self.networks_ = []
+        self.means_, self.networks_ = arrays["means"], []
         for i in range(self.members):
             network, start = self._network(0), f"network{i}."
             own = {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
@@ -334,20 +357,13 @@ class SpatialTransformerGNN(Annotator):
             self.networks_.append(network)
 
 
-def rejection(proba: Float[np.ndarray, "n c"], states: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-    r"""Score of having no answer: :math:`1 - p_{max} (1 - s)`, with s how strange the state is among its own type's.
-
-    Strangeness is the logistic of the robust z-score, less 4, of a cell's distance from the median state of the cells
-    that are given the same type.
-    """
-    guess, strange = proba.argmax(1), np.zeros(len(proba))
-    for k in np.unique(guess):
-        own = np.flatnonzero(guess == k)
-        distance = np.linalg.norm(states[own] - np.median(states[own], axis=0), axis=1)
-        middle = np.median(distance)
-        spread = 1.4826 * np.median(np.abs(distance - middle)) + 1e-6
-        strange[own] = 1 / (1 + np.exp(-np.clip((distance - middle) / spread - 4, -30, 30)))
-    return 1 - proba.max(1) * (1 - strange)
+def _arrays_of(reference: Cells, query: Cells) -> list[np.ndarray]:
+    """All that a fit sees of its data."""
+    arrays = [labels_of(reference)]
+    for cells in (reference, query):
+        arrays += [cells.counts.data, cells.counts.indices, cells.counts.indptr, cells.section]
+        arrays += [] if cells.coords is None else [cells.coords]
+    return arrays
 
 
 def _gene_level(shape: Shape, width: int, dropout: float) -> blocks.GeneModules:
