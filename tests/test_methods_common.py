@@ -23,7 +23,16 @@ SAME_LABELS = {"logistic": 1.0, "logistic-neighbours": 1.0}
 order, so methods that use it may move a cell that lies on a border."""
 
 
-SMALL: dict[str, dict[str, int]] = {"stgnn": {"members": 2, "rounds": 2, "steps": 10, "width": 32}}
+SMALL: dict[str, dict[str, int]] = {
+    "stgnn": {"members": 2, "rounds": 2, "steps": 10, "width": 32},
+    "transformer": {"steps": 40},
+    "scbignn": {"rounds": 1, "steps": 30},
+    "gcn": {"steps": 60},
+    "stagate": {"steps": 30, "width": 64},
+    "spagcn": {"steps": 30},
+    "spatial-id": {"steps": 60},
+    "stellar": {"steps": 40},
+}
 """Options that keep training short where a promise does not depend on how long it lasts."""
 
 

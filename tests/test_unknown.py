@@ -27,7 +27,7 @@ def test_cells_whose_kind_lies_far_from_their_type_are_strange(tissue):
 
 
 def test_strangeness_equals_its_equation(tissue):
-    features, kind, clusters, means = tissue
+    features, kind, _, means = tissue
     member = np.repeat([0, 1, 2], [120, 120, 30])
     around = np.stack([features[member == k].mean(0) for k in range(3)])[member]
     spread = np.sqrt(((features - around) ** 2).mean(0)) + 0.1

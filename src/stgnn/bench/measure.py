@@ -158,7 +158,15 @@ def _ask_peer(job: Job, reference: AnnData, query: AnnData) -> Answer:
     from stgnn.bench.peers import annotate
     from stgnn.bench.score import Answer
 
-    table = annotate(job.method.cls, reference, query, job.task.labels_key, job.seed, str(job.interpreter))
+    table = annotate(
+        job.method.cls,
+        reference,
+        query,
+        job.task.labels_key,
+        job.seed,
+        str(job.interpreter),
+        section_key=job.task.section_key or "section",
+    )
     values = table.reindex(query.obs_names).to_numpy(dtype=np.float64)
     if not np.isfinite(values).all():
         lacking = int((~np.isfinite(values)).any(axis=1).sum())

@@ -16,6 +16,15 @@ ANNOTATORS = {
     "logistic": ("stgnn.methods.linear", "LogisticRegression"),
     "logistic-neighbours": ("stgnn.methods.linear", "LogisticNeighbours"),
     "knn-harmony": ("stgnn.methods.linear", "KnnHarmony"),
+    "gcn": ("stgnn.methods.gcn", "Gcn"),
+    "stagate": ("stgnn.methods.stagate", "Stagate"),
+    "spagcn": ("stgnn.methods.spagcn", "SpaGcn"),
+    "spatial-id": ("stgnn.methods.spatial_id", "SpatialId"),
+    "stellar": ("stgnn.methods.stellar", "Stellar"),
+    "profiles": ("stgnn.methods.profiles", "Profiles"),
+    "transport": ("stgnn.methods.transport", "Transport"),
+    "transformer": ("stgnn.methods.transformer", "Transformer"),
+    "scbignn": ("stgnn.methods.scbignn", "ScBiGnn"),
 }
 """Module and class of each method, by the name that users give it."""
 
