@@ -7,10 +7,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stgnn import datasets, pl, pp, tl
+    from stgnn import bench, datasets, pl, pp, tl
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "datasets", "pl", "pp", "tl"]
+__all__ = ["__version__", "bench", "datasets", "pl", "pp", "tl"]
 
 
 def __getattr__(name: str) -> ModuleType:
