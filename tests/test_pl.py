@@ -72,6 +72,8 @@ def test_makes_a_figure_of_its_own(name, adata):
 
     ax = PLOTS[name](adata)
     ax.figure.canvas.draw()
+    assert ax.has_data()
+    assert ax.figure.number in plt.get_fignums()
     plt.close(ax.figure)
 
 
@@ -84,7 +86,7 @@ def test_a_missing_result_is_named_and_the_nearest_proposed(name, adata):
 @pytest.mark.parametrize("name", PLOTS)
 def test_a_subset_of_one_type_is_drawn(name, adata):
     few = adata[(adata.obs["stgnn"] == "type 3").to_numpy()].copy()
-    PLOTS[name](few, ax=Figure().subplots())
+    assert PLOTS[name](few, ax=Figure().subplots()).has_data()
 
 
 def test_colors_stay_when_cells_go():
