@@ -56,6 +56,16 @@ def test_harmony_leaves_one_batch_as_it_is():
     np.testing.assert_allclose(same, x, atol=0.05)
 
 
+def test_profile_scores_between_levels_are_those_of_every_cell_by_itself():
+    rng = np.random.default_rng(0)
+    rates = rng.dirichlet(np.full(30, 0.3), 4)
+    counts = sp.csr_matrix(rng.poisson(rng.lognormal(5, 0.7, (900, 1)) * rates[rng.integers(4, size=900)]))
+    at_levels, by_itself = experts.profile_scores(counts, rates), experts.profile_scores(counts, rates, levels=10_000)
+    assert np.ptp(by_itself) > 1000
+    np.testing.assert_allclose(at_levels, by_itself, atol=0.02)
+    np.testing.assert_array_equal(experts.profile_scores(counts[:1], rates)[0], by_itself[0])
+
+
 def test_profile_scores_are_negative_binomial_up_to_a_constant_of_the_cell():
     rng = np.random.default_rng(0)
     counts = sp.csr_matrix(rng.poisson(2, (12, 20)).astype(np.float32))

@@ -193,19 +193,48 @@ def profiles(counts: sp.csr_matrix, labels: np.ndarray, n_types: int, shrink: fl
     return (pooled / np.maximum(pooled.sum(1, keepdims=True), 1) + shrink * overall) / (1 + shrink)
 
 
-def profile_scores(counts: sp.csr_matrix, rates: np.ndarray, dispersion: float = 2.0) -> np.ndarray:
+def profile_scores(counts: sp.csr_matrix, rates: np.ndarray, dispersion: float = 2.0, levels: int = 256) -> np.ndarray:
     r"""Negative-binomial log-likelihood of each cell under each type's rates, up to a constant of the cell.
 
-    :math:`\sum_g x_g \log\frac{\mu_g}{\mu_g + \theta} - \theta \log(1 + \mu_g/\theta)`, :math:`\mu_g = n\,r_{kg}`.
+    .. math:: \sum_g x_g \log\frac{\mu_g}{\mu_g + \theta} - \theta \log(1 + \mu_g/\theta), \qquad \mu_g = n\,r_{kg}
+
+    Of a cell's total n this is a smooth function: where there are more totals than ``levels``, it is worked out at so
+    many, evenly spaced in their logarithm, and interpolated between the two next to a cell's own. So the cost is that
+    of the counts that are not zero.
+
+    Parameters
+    ----------
+    counts
+        Raw counts (cells, genes).
+    rates
+        Share of each gene in each type (types, genes).
+    dispersion
+        :math:`\theta`; the variance is :math:`\mu + \mu^2 / \theta`.
+    levels
+        Totals at which the likelihood is worked out, at most.
     """
     size = np.maximum(np.asarray(counts.sum(1)).ravel(), 1.0)
-    out = np.empty((counts.shape[0], len(rates)))
-    dense = counts.toarray()
-    for k, rate in enumerate(rates):
-        mean = size[:, None] * rate + 1e-6
-        out[:, k] = np.einsum("ng,ng->n", dense, np.log(mean / (mean + dispersion))) - dispersion * np.log1p(
-            mean / dispersion
-        ).sum(1)
+    grid = np.unique(size)
+    if len(grid) > levels:
+        grid = np.geomspace(grid[0], grid[-1], levels)
+    below = np.clip(np.searchsorted(grid, size, side="right") - 1, 0, max(len(grid) - 2, 0))
+    share = np.zeros(len(size))
+    if len(grid) > 1:
+        share = np.log(size / grid[below]) / np.log(grid[below + 1] / grid[below])
+    out = np.zeros((counts.shape[0], len(rates)))
+    order = np.argsort(below, kind="stable")
+    sorted_counts, starts = counts[order], np.searchsorted(below[order], np.arange(len(grid) + 1))
+    for level, total in enumerate(grid):
+        rows = slice(starts[max(level - 1, 0)], starts[level + 1])  # those with this level just below or just above
+        if rows.start == rows.stop:
+            continue
+        mean = total * rates.T + 1e-6
+        said = sorted_counts[rows] @ np.log(mean / (mean + dispersion)) - dispersion * np.log1p(mean / dispersion).sum(
+            0
+        )
+        cells = order[rows]
+        weight = np.where(below[cells] == level, 1 - share[cells], share[cells])
+        out[cells] += weight[:, None] * said
     return out
 
 
