@@ -188,7 +188,7 @@ class SpatialTransformerGNN(Annotator):
     width: int = 64
     layers: int = 1
     neighbours: int = 15
-    steps: int = 50
+    steps: int = 25
     random_state: int = 0
     device: str = "auto"
     checkpoint: str | None = None
