@@ -151,7 +151,7 @@ def differences(table: pd.DataFrame, score: str = "macro_f1") -> pd.DataFrame:
 
 
 def markdown(records: Iterable[dict[str, Any]]) -> str:
-    """Markdown table: macro-F1 in percent, mean and spread over seeds (accuracy), by task and method; then costs.
+    """Markdown table: macro-F1 in percent, mean over seeds (accuracy), by method and task, then costs; best first.
 
     Parameters
     ----------
@@ -161,26 +161,25 @@ def markdown(records: Iterable[dict[str, Any]]) -> str:
     Returns
     -------
     str
-        The table; without ablations and open-set variants.
+        The table, in the order of the mean over the tasks that a method has; without ablations and open-set variants.
     """
     table = compared(runs(records))
-    methods, tasks = in_order(table["method"]), in_order(table["task"])
-    lines = ["| task | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
-    for task in tasks:
-        own = table[table["task"] == task]
-        lines.append(_line(task, [f1_and_accuracy(own[own["method"] == method]) for method in methods]))
-    by_method = [table[table["method"] == method] for method in methods]
-    lines.append(_line("seconds, mean", [f"{own['seconds'].mean():.0f}" for own in by_method]))
-    lines.append(_line("memory, GB at most", [f"{own['memory_gb'].max():.1f}" for own in by_method]))
-    lines.append(_line("calibration error, mean", [_mean(own, "expected_calibration_error") for own in by_method]))
+    mean, tasks = means(table, "macro_f1"), in_order(table["task"])
+    methods = mean.mean().sort_values(ascending=False, kind="stable").index
+    last = ["mean", "seconds", "GB at most", "calibration error"]
+    lines = [_line("method", [*tasks, *last]), "|---" * (len(tasks) + len(last) + 1) + "|"]
+    for method in methods:
+        own = table[table["method"] == method]
+        cells = [f1_and_accuracy(own[own["task"] == task]) for task in tasks]
+        costs = [f"{own['seconds'].mean():.0f}", f"{own['memory_gb'].max():.1f}"]
+        calibration = _mean(own, "expected_calibration_error")
+        lines.append(_line(method, [*cells, f"{100 * mean[method].mean():.1f}", *costs, calibration]))
     return "\n".join(lines) + "\n"
 
 
 def f1_and_accuracy(own: pd.DataFrame) -> str:
     """Macro-F1 with its spread, and accuracy in brackets."""
-    if own.empty:
-        return DASH
-    return f"{spread(own['macro_f1'])} ({100 * own['accuracy'].mean():.1f})"
+    return f"{spread(own['macro_f1'])} ({100 * own['accuracy'].mean():.1f})" if len(own) else DASH
 
 
 def _mean(own: pd.DataFrame, score: str) -> str:
