@@ -70,6 +70,7 @@ OWN_METHODS = '''
     @dataclass
     class Exits(Commonest):
         def fit(self, reference, query):
+            print("3")  # not a record
             sys.exit(0)
 
     @dataclass

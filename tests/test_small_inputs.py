@@ -142,6 +142,11 @@ def one_type_in_the_query(pair: Pair) -> Pair:
     return reference, query[query.obs["cell_type"] == "type 1"].copy()
 
 
+def one_query_cell(pair: Pair) -> Pair:
+    reference, query = pair
+    return reference, query[:1].copy()
+
+
 def same_cell_over_and_over(pair: Pair) -> Pair:
     reference, query = pair
     query.X = sp.csr_matrix(np.repeat(query.X[:1].toarray(), query.n_obs, axis=0))
@@ -169,6 +174,7 @@ CASES: list[Callable[[Pair], Pair]] = [
     one_type_but_for_two_cells,
     one_type_in_the_query,
     same_cell_over_and_over,
+    one_query_cell,
 ]
 
 

@@ -80,6 +80,9 @@ def consensus(posterior: Float[np.ndarray, "n c"], view: shallow.View, random_st
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
+    if len(posterior) < 2:  # nothing to cluster: one that holds all
+        axes = np.zeros((view.features.shape[1], 1), dtype=np.float32)
+        return shallow.Clusters(axes, np.zeros((1, 1, 1), np.float32), posterior[None].astype(np.float32))
     n_parts = min(N_COMPONENTS, view.features.shape[1], len(posterior) - 1)
     pca = PCA(n_parts, svd_solver="randomized", random_state=random_state).fit(view.features)
     axes = pca.components_.T.astype(np.float32)

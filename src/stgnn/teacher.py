@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy.optimize import minimize
@@ -78,13 +79,18 @@ class Teaching:
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         with partial.open("wb") as file:
             np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
 
     @classmethod
-    def load(cls, path: Path) -> Teaching:
-        """Read what :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+    def load(cls, path: Path) -> Teaching | None:
+        """Read what :meth:`save` wrote; None where nothing, or nothing whole, was written."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (OSError, ValueError, EOFError, BadZipFile):
+            return None
         words = json.loads(str(arrays["words"]))
         known, asked, composition = (arrays[f"scale.{name}"] for name in ("reference", "query", "composition"))
         scale = Scale(known, asked, composition, arrays.get("scale.loadings"))
@@ -233,13 +239,16 @@ def resemblance(reference: Cells, scale: Scale, guess: Int[np.ndarray, " n"]) ->
     """
     labels, n_types = labels_of(reference), len(reference.types)
     means = np.stack([scale.reference[labels == k].mean(0) for k in range(n_types)])
-    among = np.corrcoef(means)
+    among = np.nan_to_num(np.corrcoef(means + 1e-12 * np.arange(means.shape[1])))
     out = np.ones(n_types)
     for k in range(n_types):
         own = guess == k
         if own.sum() < 3:
             continue
-        alike = np.corrcoef(scale.query[own].mean(0), means)[0, 1:]
+        mean = scale.query[own].mean(0)
+        if mean.std() < 1e-9:  # the same in all features: like no type, and unlike none
+            continue
+        alike = np.corrcoef(mean, means)[0, 1:]
         others = np.arange(n_types) != k
         out[k] = ((alike[k] - alike[others]) / np.maximum(1 - among[k, others], 1e-6)).min()
     return out

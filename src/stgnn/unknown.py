@@ -22,7 +22,7 @@ def strangeness(
     clusters: shallow.Clusters,
     means: Float[np.ndarray, "c f"],
 ) -> Float[np.ndarray, " n"]:
-    r"""Distance of the cells alike to a cell from the type it is called, in units of the median cell's (0 up).
+    r"""Distance of the cells alike to a cell from the type that it is called (0 up); see :func:`usual`.
 
     .. math:: r_n = \mathrm{rms}_f \frac{\bar x_{f, C(n)} - \mu_{f, k_n}}{s_f}
 
@@ -50,9 +50,17 @@ def strangeness(
         spread += ((features - around[-1]) ** 2).mean(0) / len(clusters.centres)
     for mean in around:
         total += np.sqrt((((mean - means[kind]) / (np.sqrt(spread) + 0.1)) ** 2).mean(1))
-    return total / max(np.median(total), 1e-9)
+    return total / len(clusters.centres)
+
+
+def usual(strange: Float[np.ndarray, " n"]) -> float:
+    """Strangeness to measure others by: a quarter more than the lower quartile's, about the median of known cells.
+
+    The lower quartile, since up to half and more of a query's cells may be of types that the reference lacks.
+    """
+    return max(1.25 * float(np.quantile(strange, 0.25)), 1e-9)
 
 
 def rejection(proba: Float[np.ndarray, "n c"], strange: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    r"""Score of having no answer (0 to 1): :math:`1 - p_{max}^{0.3} \exp(-r^2 / 4)`, r the strangeness."""
+    r"""Score of having no answer (0 to 1): :math:`1 - p_{max}^{0.3} \exp(-r^2 / 4)`, r strange over usual."""
     return 1 - np.maximum(proba.max(1), 1e-12) ** DOUBT * np.exp(-(strange**2) / 4)

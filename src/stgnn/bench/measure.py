@@ -155,7 +155,7 @@ def _annotate(job: Job, reference: AnnData, query: AnnData) -> Answer:
 def _ask_peer(job: Job, reference: AnnData, query: AnnData) -> Answer:
     import numpy as np
 
-    from stgnn.bench.peers import annotate
+    from stgnn.bench.peers import SCORES_ONLY, annotate
     from stgnn.bench.score import Answer
 
     table = annotate(
@@ -173,7 +173,8 @@ def _ask_peer(job: Job, reference: AnnData, query: AnnData) -> Answer:
         raise ValueError(f"{job.method.name}: expected finite scores of every cell; found {lacking} cells without")
     confidence = values.max(axis=1)
     best = table.columns.to_numpy()[values.argmax(axis=1)].astype(str)
-    return Answer(best, confidence, -confidence, np.zeros(len(values), dtype=bool))
+    calibrated = job.method.cls not in SCORES_ONLY
+    return Answer(best, confidence, -confidence, np.zeros(len(values), dtype=bool), calibrated)
 
 
 def _cpu_seconds() -> float:

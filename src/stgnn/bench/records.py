@@ -34,7 +34,7 @@ def append(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read(folder: str | Path) -> list[dict[str, Any]]:
-    """Read the latest record of each task, method and seed.
+    """Read the latest record of each task, method and seed, of tasks and methods as they were last defined.
 
     A line that a killed process left unfinished is passed over: its run counts as not done.
 
@@ -64,7 +64,20 @@ def read(folder: str | Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError):  # TypeError: a torn line can be a number
             continue
         found[key] = record
-    return list(found.values())
+    return _of_one_kind(list(found.values()))
+
+
+def _of_one_kind(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of each task and method as last defined: those of an older definition are of something else."""
+    latest: dict[tuple[str, str], Any] = {}
+    for record in sorted(records, key=lambda record: record.get("date", "")):
+        for part in ("task", "method"):
+            latest[part, record[part]] = record.get("definition", {}).get(part)
+    return [
+        record
+        for record in records
+        if all(record.get("definition", {}).get(part) == latest[part, record[part]] for part in ("task", "method"))
+    ]
 
 
 def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

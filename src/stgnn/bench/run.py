@@ -181,9 +181,20 @@ def _in_process(job: Job, threads: int, timeout: float | None, lifeline: int) ->
         return record | {"error": f"timeout: not done after {timeout:g} seconds", "seconds": timeout}
     except OSError as error:  # such as no memory for one more process
         return record | {"error": f"{type(error).__name__}: {error}"}
-    if code or not out.strip():
-        return record | {"error": _last_line(err, code)}
-    return record | json.loads(out.splitlines()[-1])
+    found = None if code else _found(out)
+    return record | ({"error": _last_line(err, code)} if found is None else found)
+
+
+def _found(out: str) -> dict[str, Any] | None:
+    """The record among whatever else a method has printed; None if there is none."""
+    for line in reversed(out.splitlines()):
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(found, dict) and "scores" in found:
+            return found
+    return None
 
 
 def _call(job: Job, threads: int, timeout: float | None, lifeline: int) -> tuple[int, str, str]:

@@ -31,12 +31,15 @@ class Answer:
         Score (cells,), high where the reference seems to have no answer.
     unknown
         Whether the cell is called unknown (cells,).
+    calibrated
+        Whether the confidence is meant as a probability; if not, its calibration is not scored.
     """
 
     best: Shaped[np.ndarray, " cells"]
     confidence: Float[np.ndarray, " cells"]
     rejection: Float[np.ndarray, " cells"]
     unknown: Bool[np.ndarray, " cells"]
+    calibrated: bool = True
 
 
 def score(
@@ -93,7 +96,7 @@ def score(
         "weighted_f1": metrics.weighted_f1(true, best, classes),
         "unknown": float(answer.unknown[judged].mean()),
     }
-    certain, details = _confidence(answer.confidence[scored], true == best)
+    certain, details = _confidence(answer.confidence[scored], true == best, answer.calibrated)
     scores |= certain
     foreign = ~np.isin(truth[judged], types)
     if foreign.any() and not foreign.all():
@@ -107,12 +110,12 @@ def score(
     return scores, details | {"confusion": confusion, "class_f1": f1}
 
 
-def _confidence(confidence: np.ndarray, right: np.ndarray) -> tuple[dict[str, float], dict[str, Any]]:
+def _confidence(confidence: np.ndarray, right: np.ndarray, calibrated: bool) -> tuple[dict[str, float], dict[str, Any]]:
     coverage, risk = metrics.risk_coverage(confidence, right)
     at = np.unique(np.ceil(np.arange(1, _COVERAGES + 1) / _COVERAGES * len(risk)).astype(int)) - 1
     details: dict[str, Any] = {"risk_coverage": {"coverage": coverage[at].tolist(), "risk": risk[at].tolist()}}
     scores = {"area_under_risk_coverage": metrics.area_under_risk_coverage(confidence, right)}
-    if confidence.min() >= 0 and confidence.max() <= 1:  # scores of a peer may be of any size
+    if calibrated:
         scores["expected_calibration_error"] = metrics.expected_calibration_error(confidence, right)
         mean, share, count = metrics.reliability_curve(confidence, right)
         points = {"confidence": mean.tolist(), "accuracy": share.tolist(), "count": count.tolist()}

@@ -161,11 +161,13 @@ def markdown(records: Iterable[dict[str, Any]]) -> str:
     Returns
     -------
     str
-        The table, in the order of the mean over the tasks that a method has; without ablations and open-set variants.
+        The table, in the order of the mean over the tasks that all methods have; without ablations and open-set
+        variants.
     """
     table = compared(runs(records))
     mean, tasks = means(table, "macro_f1"), in_order(table["task"])
-    methods = mean.mean().sort_values(ascending=False, kind="stable").index
+    both = shared(mean)  # means over different tasks do not compare
+    methods = (both if len(both) else mean).mean().sort_values(ascending=False, kind="stable").index
     last = ["mean", "seconds", "GB at most", "calibration error"]
     lines = [_line("method", [*tasks, *last]), "|---" * (len(tasks) + len(last) + 1) + "|"]
     for method in methods:
@@ -173,7 +175,9 @@ def markdown(records: Iterable[dict[str, Any]]) -> str:
         cells = [f1_and_accuracy(own[own["task"] == task]) for task in tasks]
         costs = [f"{own['seconds'].mean():.0f}", f"{own['memory_gb'].max():.1f}"]
         calibration = _mean(own, "expected_calibration_error")
-        lines.append(_line(method, [*cells, f"{100 * mean[method].mean():.1f}", *costs, calibration]))
+        lines.append(
+            _line(method, [*cells, f"{100 * both[method].mean():.1f}" if len(both) else DASH, *costs, calibration])
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -114,6 +114,7 @@ class SpaGcn(Annotator):
     def fit(self, reference: Cells, query: Cells) -> Self:
         """Cluster both sides together, then read each cluster's types off the reference."""
         self.genes_, self.types_ = reference.genes, reference.types
+        self.space_ = siblings.both_in_space(reference, query)
         self.scaling_ = Scaling.of(reference, query, self.random_state, most_genes=0, whiten=False)
         known, self.reference_graph_ = self._smoothed(reference)
         asked, _ = self._smoothed(query)
@@ -149,9 +150,9 @@ class SpaGcn(Annotator):
 
     def _smoothed(self, cells: Cells) -> tuple[Float[np.ndarray, "n f"], str]:
         values = self.scaling_.see(cells)
-        if cells.coords is not None:
+        if self.space_ and cells.coords is not None:
             return kernel(cells.coords, cells.section, self.share) @ values, "spatial"
-        graph, kind = siblings.cell_graph(cells, values, self.refine_neighbours)
+        graph, kind = siblings.cell_graph(cells, values, self.refine_neighbours, space=False)
         return values + self.share * (siblings.mean_weights(graph) @ values), kind
 
     def _start(self, smoothed: np.ndarray, n_clusters: int) -> None:
@@ -191,7 +192,8 @@ class SpaGcn(Annotator):
         return own | siblings.weights_of(self.network_, "network")
 
     def _facts(self) -> dict[str, Any]:
-        return {"depth_": self.scaling_.depth, "reference_graph_": self.reference_graph_, "curve_": self.curve_}
+        graph = {"space_": self.space_, "reference_graph_": self.reference_graph_}
+        return {"depth_": self.scaling_.depth, **graph, "curve_": self.curve_}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         self.scaling_, self.shares_ = Scaling(vars(self)["depth_"], arrays["axes"]), arrays["shares"]

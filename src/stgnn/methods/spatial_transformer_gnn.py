@@ -23,7 +23,7 @@ from stgnn.standins import labels_of
 from stgnn.students import consensus, purity
 from stgnn.teacher import Teaching
 from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
-from stgnn.unknown import rejection, strangeness
+from stgnn.unknown import rejection, strangeness, usual
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -219,9 +219,10 @@ class SpatialTransformerGNN(Annotator):
                 self.networks_.append(self._train(member, lesson, folder, watch))
         self._confer(query, teaching)
         council, said, _ = self._judge(query)
-        self.temperature_ = experts.temperature(
-            council + self.network_weight_ * said, teaching.expected_accuracy, highest=20.0
-        )
+        joint = council + self.network_weight_ * said
+        self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
+        clusters = cast(Clusters, self.council_[-1])
+        self.usual_ = usual(strangeness(teaching.scale.query, joint.argmax(1), clusters, self.means_))
         return self
 
     def predict(self, query: Cells) -> Prediction:
@@ -230,7 +231,7 @@ class SpatialTransformerGNN(Annotator):
         council, said, states = self._judge(query)
         proba = softmax((council + self.network_weight_ * said) * self.temperature_, axis=1)
         features, _ = self.shape_.see(standardised(query))
-        strange = strangeness(features, proba.argmax(1), cast(Clusters, self.council_[-1]), self.means_)
+        strange = strangeness(features, proba.argmax(1), cast(Clusters, self.council_[-1]), self.means_) / self.usual_
         details: dict[str, Any] = {
             **self.decisions_,
             "curve": self.curve_,
@@ -250,8 +251,9 @@ class SpatialTransformerGNN(Annotator):
         if self.checkpoint is not None:
             kept = fingerprint(_arrays_of(reference, query), repr((__version__, self.selector, self.random_state)))
             file = Path(self.checkpoint) / f"teaching-{kept}.npz"
-            if file.exists():
-                return Teaching.load(file)
+            kept_teaching = Teaching.load(file)
+            if kept_teaching is not None:
+                return kept_teaching
         teaching = teacher.teach(reference, query, selector=self.selector, random_state=self.random_state)
         if file is not None:
             teaching.save(file)
@@ -339,6 +341,7 @@ class SpatialTransformerGNN(Annotator):
         return {
             "openness_": self.openness_,
             "network_weight_": self.network_weight_,
+            "usual_": self.usual_,
             "temperature_": self.temperature_,
             "curve_": self.curve_,
             "decisions_": self.decisions_,

@@ -31,6 +31,9 @@ SCRIPTS = {
 }
 """Script of each peer, by its name."""
 
+SCORES_ONLY = ("celltypist", "singler")
+"""Peers whose figures are no probabilities of one type among all."""
+
 LABEL, SECTION, SPATIAL = "label", "section", "spatial"
 """Where the scripts find types, sections and coordinates."""
 
@@ -90,7 +93,7 @@ def annotate(
         types = _write(folder, reference, query, labels_key, section_key)
         _run(name, folder, seed, python)
         try:
-            table = pd.read_csv(folder / "result.csv", index_col=0, dtype={0: str})
+            table = pd.read_csv(folder / "result.csv", index_col=0, converters={0: str})
         except (OSError, ValueError) as error:
             raise PeerError(f"{name}: expected a table in result.csv; found {type(error).__name__}: {error}") from error
     return _complete(name, table, query.obs_names.astype(str), types)
