@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from stgnn import cli
-from stgnn.bench import methods, records, report, run, tables, tasks
+from stgnn.bench import methods, peers, records, report, run, tables, tasks
 from stgnn.bench.measure import Job, measure
 from stgnn.bench.score import Answer, score
 from stgnn.data.schema import InputError
@@ -285,7 +285,10 @@ def test_scores_are_of_the_best_type_whether_or_not_rejected():
 
 def test_scores_of_any_size_are_not_called_calibrated():
     truth = np.repeat(["a", "b"], 50)
-    answer = Answer(truth, np.linspace(-3, 7, 100), np.zeros(100), np.zeros(100, dtype=bool))
+    none = np.zeros(100, dtype=bool)
+    answer = Answer(truth, np.linspace(-3, 7, 100), np.zeros(100), none)
+    correlations = Answer(truth, np.linspace(0, 1, 100), np.zeros(100), none, calibrated=False)
+    assert "expected_calibration_error" not in score(truth, correlations, ["a", "b"])[0]
     scores, details = score(truth, answer, ["a", "b"])
     assert "expected_calibration_error" not in scores
     assert "rejection_auroc" not in scores
@@ -293,14 +296,13 @@ def test_scores_of_any_size_are_not_called_calibrated():
 
 
 def test_a_peer_is_asked_through_its_interpreter(toy_files, monkeypatch):
-    import types
-
-    def annotate(name, reference, query, labels_key, seed, python):
-        assert (name, labels_key, seed, python) == ("tacco", "cell_type", 3, "/a/python")
+    def annotate(name, reference, query, labels_key, seed, python, section_key):
+        asked = name, labels_key, seed, python, section_key
+        assert asked == ("tacco", "cell_type", 3, "/a/python", "section")
         table = pd.DataFrame(0.0, index=query.obs_names[::-1], columns=["type 1", "type 2"])
         return table.assign(**{"type 2": 5.0})
 
-    monkeypatch.setitem(sys.modules, "stgnn.bench.peers", types.SimpleNamespace(annotate=annotate))
+    monkeypatch.setattr(peers, "annotate", annotate)
     (peer,) = methods.find("tacco")
     found = measure(Job(task(), peer, 3, str(toy_files), "/a/python"))
     assert found["details"]["class_f1"]["type 1"] == 0

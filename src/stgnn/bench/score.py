@@ -115,7 +115,7 @@ def _confidence(confidence: np.ndarray, right: np.ndarray, calibrated: bool) -> 
     at = np.unique(np.ceil(np.arange(1, _COVERAGES + 1) / _COVERAGES * len(risk)).astype(int)) - 1
     details: dict[str, Any] = {"risk_coverage": {"coverage": coverage[at].tolist(), "risk": risk[at].tolist()}}
     scores = {"area_under_risk_coverage": metrics.area_under_risk_coverage(confidence, right)}
-    if calibrated:
+    if calibrated and confidence.min() >= 0 and confidence.max() <= 1:
         scores["expected_calibration_error"] = metrics.expected_calibration_error(confidence, right)
         mean, share, count = metrics.reliability_curve(confidence, right)
         points = {"confidence": mean.tolist(), "accuracy": share.tolist(), "count": count.tolist()}
