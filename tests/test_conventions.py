@@ -67,8 +67,7 @@ PUBLIC = {
 """Everything a user may rely on. A change here belongs into CHANGELOG.md."""
 
 MOST_LINES, MEDIAN_LINES, MOST_BODY = 400, 200, 60
-CHECKED_BY_RUNNING = {
-}
+CHECKED_BY_RUNNING = {}
 """Tests without an assertion, with the reason."""
 
 LONG_FILES: dict[str, str] = {}
