@@ -256,7 +256,7 @@ def left_out(task: Task, data_dir: str | Path, commonest: int = 5, rarest: int =
 
     Examples
     --------
-    >>> left_out(find("main")[0], "/work/shared/data", 1, 1)  # doctest: +SKIP
+    >>> left_out(find("main")[0], "data", 1, 1)  # doctest: +SKIP
     [Task(name='main without Inhibitory', ...), Task(name='main without Ependymal', ...)]
     """
     reference, _, truth = load(task, data_dir)
