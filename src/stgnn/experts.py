@@ -39,6 +39,16 @@ def standardise(values: np.ndarray) -> np.ndarray:
     return np.clip(centred / (values.std(0) + 1e-3), -CLIP, CLIP).astype(np.float32)
 
 
+def correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Correlation over features of each row of one with each row of the other; 0 for a row without spread."""
+    return _centred(left) @ _centred(right).T
+
+
+def _centred(x: np.ndarray) -> np.ndarray:
+    x = x - x.mean(1, keepdims=True)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-8)
+
+
 def joint_pca(reference: np.ndarray, query: np.ndarray, n_components: int, random_state: int) -> np.ndarray:
     """Principal components of both data sets together (cells of reference then query, components)."""
     from sklearn.decomposition import PCA

@@ -237,7 +237,7 @@ def mutual_neighbours(
     features: Float[np.ndarray, "n f"], memory: Float[np.ndarray, "m f"], nearest: int = 3
 ) -> Bool[np.ndarray, "n m"]:
     """Which cells and prototypes are among each other's nearest by correlation."""
-    score = _centred(features) @ _centred(memory).T
+    score = experts.correlations(features, memory)
     forward = np.zeros(score.shape, dtype=bool)
     close = np.argpartition(-score, min(nearest, score.shape[1]) - 1, axis=1)[:, :nearest]
     np.put_along_axis(forward, close, True, axis=1)
@@ -245,11 +245,6 @@ def mutual_neighbours(
     share = min(max(10, len(features) // (4 * len(memory))), len(features))
     np.put_along_axis(back, np.argpartition(-score, share - 1, axis=0)[:share], True, axis=0)
     return forward & back
-
-
-def _centred(x: np.ndarray) -> np.ndarray:
-    x = x - x.mean(1, keepdims=True)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-8)
 
 
 def shape_arrays(shape: Shape) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,14 +36,17 @@ class View:
 
     cells: Cells
     features: Float[np.ndarray, "n f"]
+    _joined: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def with_neighbours(self, sizes: Sequence[int]) -> Float[np.ndarray, "n f2"]:
-        """Own features joined with the means of those many neighbours; own alone without sizes."""
+    def with_neighbours(self, sizes: tuple[int, ...]) -> Float[np.ndarray, "n f2"]:
+        """Own features joined with the means of those many neighbours, found once; own alone without sizes."""
         if not sizes:
             return self.features
         if self.cells.coords is None:
             raise ValueError("sizes: expected none for cells without coordinates")
-        return neighbour_means(self.features, self.cells.coords, self.cells.section, sizes)
+        if sizes not in self._joined:
+            self._joined[sizes] = neighbour_means(self.features, self.cells.coords, self.cells.section, sizes)
+        return self._joined[sizes]
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,14 @@ def first_guess(first: Sequence[Regression], view: View) -> View:
     """The same cells with the mean log-probabilities of some regressions as their features."""
     guess = log_softmax(np.mean([expert.log_proba(view) for expert in first], axis=0), axis=1)
     return View(view.cells, experts.floored(guess).astype(np.float32))
+
+
+def cluster_means(
+    values: Float[np.ndarray, "n v"], member: Int[np.ndarray, " n"], n_clusters: int
+) -> Float[np.ndarray, "k v"]:
+    """Mean of the values of each cluster's cells; 0 for a cluster without any."""
+    ones = sp.csr_array((np.ones(len(member)), (member, np.arange(len(member)))), shape=(n_clusters, len(member)))
+    return (ones @ values) / np.maximum(np.bincount(member, minlength=n_clusters), 1)[:, None]
 
 
 def nearest(points: Float[np.ndarray, "n d"], centres: Float[np.ndarray, "k d"]) -> Int[np.ndarray, " n"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.special import log_softmax, softmax
 
 from stgnn import experts, shallow
@@ -95,9 +94,7 @@ def consensus(posterior: Float[np.ndarray, "n c"], view: shallow.View, random_st
         seed = int(rng.integers(2**31))
         centres.append(KMeans(wanted, n_init=1, max_iter=20, random_state=seed).fit(some).cluster_centers_)
         member = shallow.nearest(parts, centres[-1])
-        ones = sp.csr_array((np.ones(len(member)), (member, np.arange(len(member)))), shape=(wanted, len(member)))
-        size = np.maximum(np.bincount(member, minlength=wanted), 1)[:, None]
-        said.append((ones @ posterior) / size)
+        said.append(shallow.cluster_means(posterior, member, wanted))
     return shallow.Clusters(axes, np.stack(centres).astype(np.float32), np.stack(said).astype(np.float32))
 
 

@@ -238,17 +238,17 @@ def resemblance(reference: Cells, scale: Scale, guess: Int[np.ndarray, " n"]) ->
         Type codes of the query's cells.
     """
     labels, n_types = labels_of(reference), len(reference.types)
-    means = np.stack([scale.reference[labels == k].mean(0) for k in range(n_types)])
-    among = np.nan_to_num(np.corrcoef(means + 1e-12 * np.arange(means.shape[1])))
+    means = np.stack([scale.reference[labels == k].mean(0, dtype=float) for k in range(n_types)])
+    among = experts.correlations(means, means)
     out = np.ones(n_types)
     for k in range(n_types):
         own = guess == k
         if own.sum() < 3:
             continue
-        mean = scale.query[own].mean(0)
+        mean = scale.query[own].mean(0, dtype=float)
         if mean.std() < 1e-9:  # the same in all features: like no type, and unlike none
             continue
-        alike = np.corrcoef(mean, means)[0, 1:]
+        alike = experts.correlations(mean[None], means)[0]
         others = np.arange(n_types) != k
         out[k] = ((alike[k] - alike[others]) / np.maximum(1 - among[k, others], 1e-6)).min()
     return out

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 
 from stgnn import shallow
 
@@ -44,9 +43,7 @@ def strangeness(
     around, spread = [], np.zeros(features.shape[1])
     for centres in clusters.centres:
         member = shallow.nearest(parts, centres)
-        ones = sp.csr_array((np.ones(len(member)), (member, np.arange(len(member)))), shape=(len(centres), len(member)))
-        size = np.maximum(np.bincount(member, minlength=len(centres)), 1)[:, None]
-        around.append(((ones @ features) / size)[member])
+        around.append(shallow.cluster_means(features, member, len(centres))[member])
         spread += ((features - around[-1]) ** 2).mean(0) / len(clusters.centres)
     for mean in around:
         total += np.sqrt((((mean - means[kind]) / (np.sqrt(spread) + 0.1)) ** 2).mean(1))
