@@ -218,19 +218,14 @@ class SpatialTransformerGNN(Annotator):
             for member in range(self.members):
                 self.networks_.append(self._train(member, lesson, folder, watch))
         self._confer(query, teaching)
-        council, said, _ = self._judge(query)
-        joint = council + self.network_weight_ * said
-        self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
-        clusters = cast(Clusters, self.council_[-1])
-        self.usual_ = usual(strangeness(teaching.scale.query, joint.argmax(1), clusters, self.means_))
         return self
 
     def predict(self, query: Cells) -> Prediction:
         """Annotate cells that have the genes the method was fitted with."""
         query = self._see(query)
-        council, said, states = self._judge(query)
+        features, genes = self.shape_.see(standardised(query))
+        council, said, states = self._judge(query, features, genes)
         proba = softmax((council + self.network_weight_ * said) * self.temperature_, axis=1)
-        features, _ = self.shape_.see(standardised(query))
         strange = strangeness(features, proba.argmax(1), cast(Clusters, self.council_[-1]), self.means_) / self.usual_
         details: dict[str, Any] = {
             **self.decisions_,
@@ -260,22 +255,29 @@ class SpatialTransformerGNN(Annotator):
         return teaching
 
     def _confer(self, query: Cells, teaching: Teaching) -> None:
-        """Let cells alike be called together, as far as the query teaches itself and clusters are types."""
-        _, said, _ = self._judge(query)
-        posterior = log_softmax(teaching.posterior + self.network_weight_ * said, axis=1)
+        """Let cells alike be called together, as far as the query teaches itself and clusters are types.
+
+        With that all is said: how sure to be, and how much strangeness is usual, follow from it.
+        """
+        features, genes = self.shape_.see(standardised(query))
+        council, said, _ = self._judge(query, features, genes)
         view = shallow.View(query, teaching.scale.query)
+        posterior = log_softmax(teaching.posterior + self.network_weight_ * said, axis=1)
         clusters = consensus(posterior, view, self.random_state)
-        pure = purity(posterior, clusters.log_proba(view))
-        self.decisions_ = {**self.decisions_, "cluster_purity": pure}
+        together = clusters.log_proba(view)
+        pure = purity(posterior, together)
+        weight = CLUSTER_WEIGHT * teaching.trust * pure
         # clusters come last, whether heard or not: they also tell what is strange
-        self.council_ = [*self.council_, clusters]
-        self.weights_ = np.append(self.weights_, CLUSTER_WEIGHT * teaching.trust * pure)
+        self.council_, self.weights_ = [*self.council_, clusters], np.append(self.weights_, weight)
+        self.decisions_ = {**self.decisions_, "cluster_purity": pure}
+        joint = council + weight * experts.floored(together) + self.network_weight_ * said
+        self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
+        self.usual_ = usual(strangeness(view.features, joint.argmax(1), clusters, self.means_))
 
     def _judge(
-        self, query: Cells
+        self, query: Cells, features: Float[np.ndarray, "n f"], genes: Float[np.ndarray, "n g"]
     ) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"], Float[np.ndarray, "n d"]]:
         """Joint log-probabilities of the council, mean ones of the networks, and the networks' states side by side."""
-        features, genes = self.shape_.see(standardised(query))
         view = shallow.View(query, features)
         heard = [(w, e) for w, e in zip(self.weights_, self.council_, strict=True) if shallow.usable(e, view)]
         # experts that need coordinates fall silent without them; the others then speak for them
