@@ -250,6 +250,12 @@ class GraphConvolution(nn.Module):
         return piece.gather(self.linear(x)) + self.bias
 
 
+def balanced(kind: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Chance of each cell to be drawn, by the inverse square root of its type's size; sums to 1."""
+    chance = 1 / np.sqrt(np.bincount(kind)[kind])
+    return chance / chance.sum()
+
+
 def train(
     network: nn.Module, loss: Callable[[int, int], Tensor], parts: int, plan: Plan, title: str
 ) -> list[dict[str, float]]:

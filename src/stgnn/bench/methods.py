@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stgnn.bench.peers import SCRIPTS
 from stgnn.data.schema import FileError, OptionError, nearest
 from stgnn.methods import ANNOTATORS, annotator
 
@@ -31,7 +32,7 @@ ABLATIONS: dict[str, dict[str, bool | int]] = {
 }
 """What is switched off in each ablation of our method."""
 
-PEERS = ("celltypist", "tacco", "tangram", "scanvi", "resolvi", "singler")
+PEERS = tuple(SCRIPTS)
 """Methods of other packages, each run by an interpreter that has the package."""
 
 

@@ -225,7 +225,7 @@ class ScBiGnn(Annotator):
         device = find_device(self.device)
         alpha = self.alpha if len(asked) else 0.0
         sides = [(1 - alpha, known, labels), (alpha, asked, belief)][: 2 if len(asked) else 1]
-        chances = [balanced(target.argmax(1)) for _, _, target in sides]
+        chances = [siblings.balanced(target.argmax(1)) for _, _, target in sides]
 
         def loss(step: int, part: int) -> Tensor:
             weight, x, target = sides[part]
@@ -299,18 +299,12 @@ class ScBiGnn(Annotator):
         siblings.load_weights(self.cell_, "cell", arrays)
 
 
-def balanced(kind: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Chance of each cell to be drawn, by the inverse square root of its type's size; sums to 1."""
-    chance = 1 / np.sqrt(np.bincount(kind)[kind])
-    return chance / chance.sum()
-
-
 def m_step_weights(
     kind: Int[np.ndarray, " labelled"], q: Float[np.ndarray, "m c"], beta: float
 ) -> Float[np.ndarray, " n"]:
     """Weight of labelled then unlabelled cells in the M-step: 1 - beta and beta in all; doubtful guesses get none."""
-    sure = experts.confident(q) * balanced(q.argmax(1))
-    return np.concatenate([(1 - beta) * balanced(kind), beta * sure / sure.sum()]).astype(np.float32)
+    sure = experts.confident(q) * siblings.balanced(q.argmax(1))
+    return np.concatenate([(1 - beta) * siblings.balanced(kind), beta * sure / sure.sum()]).astype(np.float32)
 
 
 def entropy(

@@ -107,8 +107,7 @@ class Transformer(Annotator):
         device = find_device(self.device)
         seen = torch.as_tensor(np.ascontiguousarray(values[np.ix_(kept, self.chosen_)]), device=device)
         kind = labels[kept]
-        chance = 1 / np.sqrt(np.bincount(kind)[kind])
-        chance /= chance.sum()
+        chance = siblings.balanced(kind)
         self.network_ = self._network()
 
         def loss(step: int, part: int) -> Tensor:
