@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MAX_CELLS = 6000
 """Students and clusters are fitted on at most this many cells."""
 
-N_COMPONENTS, CELLS_PER_CLUSTER, MOST_CLUSTERS, CLUSTERINGS = 30, 20, 400, 5
+N_COMPONENTS, CELLS_PER_CLUSTER, MOST_CLUSTERS, CLUSTERINGS = 30, 20, 400, 10
 
 
 def study(

@@ -12,7 +12,7 @@ import torch
 from scipy.special import log_softmax, softmax
 from torch import Tensor, nn
 
-from stgnn import __version__, bilevel, experts, shallow, teacher
+from stgnn import __version__, bilevel, experts, registration, shallow, teacher
 from stgnn.data.cells import Cells, Prediction
 from stgnn.lesson import Layout, Lesson, Shape, prepare, shape_arrays, shape_from, standardised
 from stgnn.methods.base import Annotator
@@ -142,6 +142,8 @@ class SpatialTransformerGNN(Annotator):
         Parts of the network, each of which can be switched off.
     contrastive, augmentation
         Parts of the training, likewise.
+    registration
+        Whether sections that lie over a section of the reference also hear what types it has at their cells' places.
     selector
         Whether experts are weighted, space opened and self-training admitted by what stand-ins show; else all weigh the
         same, and space and self-training are admitted fully.
@@ -182,6 +184,7 @@ class SpatialTransformerGNN(Annotator):
     cross_modal: bool = True
     contrastive: bool = True
     augmentation: bool = True
+    registration: bool = True
     selector: bool = True
     rounds: int = 3
     members: int = 2
@@ -209,6 +212,7 @@ class SpatialTransformerGNN(Annotator):
             random_state=self.random_state,
         )
         self.council_, self.weights_, self.prior_ = teaching.council, teaching.weights, teaching.prior
+        self.maps_ = registration.atlases(reference, teaching.scale.reference) if self.registration else []
         self.decisions_, labels = teaching.facts, labels_of(reference)
         kinds = range(len(reference.types))
         self.means_ = np.stack([teaching.scale.reference[labels == k].mean(0) for k in kinds])
@@ -225,10 +229,12 @@ class SpatialTransformerGNN(Annotator):
         query = self._see(query)
         features, genes = self.shape_.see(standardised(query))
         council, said, states = self._judge(query, features, genes)
-        proba = softmax((council + self.network_weight_ * said) * self.temperature_, axis=1)
+        joint, agreement = self._placed(council + self.network_weight_ * said, query, features)
+        proba = softmax(joint * self.temperature_, axis=1)
         strange = strangeness(features, proba.argmax(1), cast(Clusters, self.council_[-1]), self.means_) / self.usual_
         details: dict[str, Any] = {
             **self.decisions_,
+            "registration": agreement,
             "curve": self.curve_,
             "temperature": self.temperature_,
             "space_used": query.coords is not None and self.openness_ > 0,
@@ -271,8 +277,18 @@ class SpatialTransformerGNN(Annotator):
         self.council_, self.weights_ = [*self.council_, clusters], np.append(self.weights_, weight)
         self.decisions_ = {**self.decisions_, "cluster_purity": pure}
         joint = council + weight * experts.floored(together) + self.network_weight_ * said
+        self.calm_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
+        joint, _ = self._placed(joint, query, view.features)
         self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
         self.usual_ = usual(strangeness(view.features, joint.argmax(1), clusters, self.means_))
+
+    def _placed(
+        self, joint: Float[np.ndarray, "n c"], query: Cells, features: Float[np.ndarray, "n f"]
+    ) -> tuple[Float[np.ndarray, "n c"], dict[str, float]]:
+        """Join what the maps say of each cell's place, once the rest is as sure as it should be."""
+        expected = cast(float, self.decisions_["expected_accuracy"])
+        placed, agreement = registration.overlay(self.maps_, query, features, joint, expected)
+        return joint * self.calm_ + placed, agreement
 
     def _judge(
         self, query: Cells, features: Float[np.ndarray, "n f"], genes: Float[np.ndarray, "n g"]
@@ -332,6 +348,7 @@ class SpatialTransformerGNN(Annotator):
         arrays = (
             shape_arrays(self.shape_)
             | shallow.pack(self.council_)
+            | registration.pack(self.maps_)
             | {"weights": self.weights_, "prior": self.prior_, "means": self.means_}
         )
         for i, network in enumerate(self.networks_):
@@ -344,6 +361,7 @@ class SpatialTransformerGNN(Annotator):
             "openness_": self.openness_,
             "network_weight_": self.network_weight_,
             "usual_": self.usual_,
+            "calm_": self.calm_,
             "temperature_": self.temperature_,
             "curve_": self.curve_,
             "decisions_": self.decisions_,
@@ -353,6 +371,7 @@ class SpatialTransformerGNN(Annotator):
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         sizes: dict[str, int] = vars(self)["sizes_"]
         self.shape_ = shape_from(arrays, sizes)
+        self.maps_ = registration.unpack(arrays)
         self.council_, self.weights_, self.prior_ = shallow.unpack(arrays), arrays["weights"], arrays["prior"]
         self.means_, self.networks_ = arrays["means"], []
         for i in range(self.members):
