@@ -18,7 +18,8 @@ from stgnn.data.toy import toy
 from stgnn.graph.build import spatial_knn
 from stgnn.lesson import Layout, Shape, prepare, standardised
 from stgnn.methods import spatial_transformer_gnn as ours
-from stgnn.methods.spatial_transformer_gnn import Network, Parts, SpatialTransformerGNN
+from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
+from stgnn.network import Network, Parts
 from stgnn.nn.tissue import Batch
 from stgnn.train import Plan, fit
 

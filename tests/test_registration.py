@@ -33,7 +33,9 @@ def cells(coords: np.ndarray | None, labels: np.ndarray | None, section: np.ndar
     names = tuple(f"s{i}" for i in range(section.max() + 1))
     counts = sp.csr_matrix(np.ones((n, 1), dtype=np.float32))
     kinds = tuple("abcde")
-    return Cells(counts, np.array(["g"]), np.arange(n).astype(str), coords, section, names, labels, kinds, np.arange(n), n)
+    return Cells(
+        counts, np.array(["g"]), np.arange(n).astype(str), coords, section, names, labels, kinds, np.arange(n), n
+    )
 
 
 def expression(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -90,7 +92,9 @@ def test_the_map_speaks_up_where_sections_lie_over_one_another(maps):
 def test_the_map_is_silent_for_another_plan(maps):
     coords, labels = tissue(seed=1)
     shuffled = np.random.default_rng(0).permutation(labels)
-    scores, agreement = registration.overlay(maps, cells(coords, None), expression(shuffled, 1), guesses(shuffled, 0.9), 0.8)
+    scores, agreement = registration.overlay(
+        maps, cells(coords, None), expression(shuffled, 1), guesses(shuffled, 0.9), 0.8
+    )
     assert agreement["s0"] < registration.APART / 2
     np.testing.assert_array_equal(scores, 0)
 
@@ -103,7 +107,9 @@ def test_each_section_is_laid_by_itself_and_scored_alone(maps):
     kinds = np.r_[labels, rng.permutation(labels)]
     said, seen = guesses(kinds, 0.9), expression(kinds, 1)
     scores, agreement = registration.overlay(maps, cells(places, None, section), seen, said, 0.8)
-    alone, agreement_alone = registration.overlay(maps, cells(coords, None), seen[section == 0], said[section == 0], 0.8)
+    alone, agreement_alone = registration.overlay(
+        maps, cells(coords, None), seen[section == 0], said[section == 0], 0.8
+    )
     np.testing.assert_array_equal(scores[section == 0], alone)
     assert agreement["s0"] == agreement_alone["s0"]
     np.testing.assert_array_equal(scores[section == 1], 0)

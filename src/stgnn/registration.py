@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import scipy.fft
@@ -179,8 +179,17 @@ def draw(
     axes = np.linalg.svd(np.cov(features.T).reshape(features.shape[1], -1))[0][:, :N_COMPONENTS]
     total = paper.draw(coords, np.c_[np.ones(len(coords)), features @ axes], EXPRESSION_SHARPNESS)
     expression = total[1:] / (total[:1] + 0.05 * total[0].max())
-    planes = (plane.astype(np.float32) for plane in (log_proba, expression))
-    return Atlas(*planes, axes.astype(np.float32), composition, paper.corner, paper.pitch, spacing, clarity, accuracy)
+    return Atlas(
+        log_proba.astype(np.float32),
+        expression.astype(np.float32),
+        axes.astype(np.float32),
+        composition,
+        paper.corner,
+        paper.pitch,
+        spacing,
+        clarity,
+        accuracy,
+    )
 
 
 def overlay(
@@ -213,7 +222,8 @@ def overlay(
         By section of the query, what the map says of its cells' types over what it says of the reference's own, as far
         as it was tried.
     """
-    scores, agreement = np.zeros_like(log_proba), {}
+    scores = np.zeros_like(log_proba)
+    agreement: dict[str, float] = {}
     if not maps or query.coords is None or query.coords.shape[1] != 2:
         return scores, agreement
     log_proba = log_softmax(experts.floored(log_softmax(log_proba, axis=1)), axis=1)
@@ -283,9 +293,8 @@ def unpack(arrays: dict[str, np.ndarray]) -> list[Atlas]:
     """Maps from the arrays of :func:`pack`."""
     maps: list[Atlas] = []
     while f"map{len(maps)}.log_proba" in arrays:
-        own = {field.name: arrays[f"map{len(maps)}.{field.name}"] for field in fields(Atlas)}
-        single = {name: float(own.pop(name)) for name in ("pitch", "spacing", "clarity", "accuracy")}
-        maps.append(Atlas(**own, **single))
+        own: dict[str, Any] = {field.name: arrays[f"map{len(maps)}.{field.name}"] for field in fields(Atlas)}
+        maps.append(Atlas(**{name: value if value.ndim else value.item() for name, value in own.items()}))
     return maps
 
 
@@ -325,7 +334,7 @@ class _Paper:
 
 
 def _search(atlas: Atlas, coords: Float[np.ndarray, "n 2"], proba: Float[np.ndarray, "n c"]) -> list[Pose]:
-    """Rotations with their best shifts, the best first: all shifts of a rotation are scored at once by a correlation."""
+    """Rotations with their best shifts, the best first; one correlation scores all shifts of a rotation."""
     centre, size = coords.mean(0), atlas.log_proba.shape[1] * atlas.pitch
     reach = max(size / 2, float(np.linalg.norm(coords - centre, axis=1).max()))
     pitch, side = 2 * reach / COARSE, 2 * COARSE

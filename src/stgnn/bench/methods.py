@@ -27,6 +27,7 @@ ABLATIONS: dict[str, dict[str, bool | int]] = {
     "no contrastive learning": {"contrastive": False},
     "no augmentation": {"augmentation": False},
     "no bilevel rounds": {"rounds": 0},
+    "no registration": {"registration": False},
     "no selector": {"selector": False},
     "no space": {"cell_graph": False, "global_tokens": False},
 }

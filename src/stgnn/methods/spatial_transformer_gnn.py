@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, Self, cast, final
 import numpy as np
 import torch
 from scipy.special import log_softmax, softmax
-from torch import Tensor, nn
 
 from stgnn import __version__, bilevel, experts, registration, shallow, teacher
 from stgnn.data.cells import Cells, Prediction
-from stgnn.lesson import Layout, Lesson, Shape, prepare, shape_arrays, shape_from, standardised
+from stgnn.lesson import Layout, Lesson, prepare, shape_arrays, shape_from, standardised
 from stgnn.methods.base import Annotator
-from stgnn.nn import blocks
-from stgnn.nn.tissue import Batch
+from stgnn.network import Network, Parts
 from stgnn.shallow import Clusters
 from stgnn.standins import labels_of
 from stgnn.students import consensus, purity
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 NETWORK_WEIGHT = 0.5
-"""Weight of the networks' mean log-probabilities beside the council's; twice that where the query teaches itself."""
+"""Weight of the networks' mean log-probabilities beside the council's."""
 
 CLUSTER_WEIGHT = 1.5
 """Weight of what pure clusters of the query are called together, where the query fully teaches itself."""
@@ -38,96 +36,10 @@ THRESHOLD = 0.6
 """Cells whose rejection lies above it are unknown."""
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Sizes of a network, and which of its parts it has."""
-
-    gene_graph: bool
-    cell_graph: bool
-    gate: bool
-    global_tokens: bool
-    cross_modal: bool
-    width: int
-    layers: int
-    heads: int = 2
-    dropout: float = 0.3
-
-
-class Network(nn.Module):
-    r"""One cell's own state, then what it hears from neighbours and from the whole section.
-
-    .. math::
-        h &= \mathrm{own}(x) + \mathrm{modules}(x_g), \qquad c = h + g_1 \odot m_{near} + g_2 \odot m_{far} \\
-        \log q &= W h + \beta \log \mathrm{vote}(h), \qquad \log p = W c + U c + \beta \log \mathrm{vote}(h)
-
-    up to constants, with q(y|x) the gene level and p(y|x, neighbours, section) the cell level. With the gates closed,
-    p equals q to the last bit.
-    """
-
-    memory_features: Tensor
-    memory_genes: Tensor
-    memory_kind: Tensor
-
-    def __init__(self, shape: Shape, parts: Parts) -> None:
-        super().__init__()
-        width, heads, dropout = parts.width, parts.heads, parts.dropout
-        self.linear = nn.Sequential(nn.Dropout(0.2), nn.Linear(shape.features, width))
-        self.enter = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout))
-        self.feed = nn.Sequential(nn.LayerNorm(width), blocks.mlp(width, 2 * width, width, dropout))
-        self.gene_level = _gene_level(shape, width, dropout) if parts.gene_graph else None
-        self.memory = blocks.Memory(width, dropout) if parts.cross_modal else None
-        self.hear_memory = blocks.Gate(width) if parts.cross_modal else None
-        self.own = nn.Linear(width, shape.types)
-        layers = parts.layers if parts.cell_graph else 0
-        bias = -2.0 if parts.gate else 20.0  # a gate biased so far stays open: messages pass as they are
-        self.near = nn.ModuleList(blocks.EdgeAttention(width, heads, dropout) for _ in range(layers))
-        self.hear_near = nn.ModuleList(blocks.Gate(width, bias) for _ in range(layers))
-        far = parts.global_tokens
-        self.far = blocks.RegionTransformer(width, heads, 1, dropout, dims=shape.dims) if far else None
-        self.hear_far = blocks.Gate(width, bias) if far else None
-        context = nn.Linear(width, shape.types)
-        nn.init.zeros_(context.weight)
-        nn.init.zeros_(context.bias)
-        self.context = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), context)
-        self.vote_weight = nn.Parameter(torch.tensor(0.3)) if parts.cross_modal else torch.tensor(0.0)
-        self.register_buffer("memory_features", torch.as_tensor(shape.memory_features))
-        self.register_buffer("memory_genes", torch.as_tensor(shape.memory_genes))
-        self.register_buffer("memory_kind", torch.as_tensor(shape.memory_kind))
-
-    def embed(self, features: Float[Tensor, "n f"], genes: Float[Tensor, "n g"]) -> Float[Tensor, "n d"]:
-        """Return the state of each cell by its own expression."""
-        h = self.enter(self.linear(features))  # (n, d)
-        if self.gene_level is not None:
-            h = h + self.gene_level(genes)  # (n, d)
-        return h + self.feed(h)
-
-    def forward(
-        self, batch: Batch, openness: float
-    ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"], Float[Tensor, "n d"], Float[Tensor, "m d"]]:
-        """Return gene-level logits, cell-level logits, the cells' states, and the memory's states."""
-        h = self.embed(batch.features, batch.genes)  # (n, d)
-        memory = self.embed(self.memory_features, self.memory_genes)  # (m, d)
-        vote: Tensor | float = 0.0
-        if self.memory is not None and self.hear_memory is not None:
-            message, votes = self.memory(h, memory, self.memory_kind)  # (n, d), (n, c)
-            h = self.hear_memory(h, message, 1.0)
-            vote = self.vote_weight * torch.log(votes + 1e-3)
-        own = self.own(h) + vote  # (n, c)
-        around = batch.around
-        if around is None or openness == 0:
-            return own, own, h, memory
-        c = h
-        for near, hear in zip(self.near, self.hear_near, strict=True):
-            c = hear(c, near(c, around.neighbours, around.distance, around.mask), openness)  # (n, d)
-        if self.far is not None and self.hear_far is not None:
-            c = self.hear_far(c, self.far(c, self.enter(self.linear(around.token_features)), around), openness)
-        return own, self.own(c) + openness * self.context(c) + vote, c, memory
-
-
 @final
 @dataclass(eq=False)
 class SpatialTransformerGNN(Annotator):
-    """Cell types from an annotated reference, by levels of tissue that talk; see :class:`Network`.
+    """Cell types from an annotated reference, by levels of tissue that talk; see :class:`stgnn.network.Network`.
 
     Experts of expression, weighted on stand-ins for the query whose labels are known, teach networks whose gene-level
     and cell-level halves then teach each other. What space may add is decided without labels.
@@ -202,7 +114,7 @@ class SpatialTransformerGNN(Annotator):
         reference, query = self._see(reference), self._see(query)
         folder = self._open_checkpoint(reference, query)
         teaching = self._teaching(reference, query)
-        self.openness_, self.network_weight_ = teaching.openness, NETWORK_WEIGHT * (1 + teaching.trust)
+        self.openness_ = teaching.openness
         self.shape_, lesson = prepare(
             reference,
             query,
@@ -229,7 +141,7 @@ class SpatialTransformerGNN(Annotator):
         query = self._see(query)
         features, genes = self.shape_.see(standardised(query))
         council, said, states = self._judge(query, features, genes)
-        joint, agreement = self._placed(council + self.network_weight_ * said, query, features)
+        joint, agreement = self._placed(council + NETWORK_WEIGHT * said, query, features)
         proba = softmax(joint * self.temperature_, axis=1)
         strange = strangeness(features, proba.argmax(1), cast(Clusters, self.council_[-1]), self.means_) / self.usual_
         details: dict[str, Any] = {
@@ -268,7 +180,7 @@ class SpatialTransformerGNN(Annotator):
         features, genes = self.shape_.see(standardised(query))
         council, said, _ = self._judge(query, features, genes)
         view = shallow.View(query, teaching.scale.query)
-        posterior = log_softmax(teaching.posterior + self.network_weight_ * said, axis=1)
+        posterior = log_softmax(teaching.posterior + NETWORK_WEIGHT * said, axis=1)
         clusters = consensus(posterior, view, self.random_state)
         together = clusters.log_proba(view)
         pure = purity(posterior, together)
@@ -276,7 +188,7 @@ class SpatialTransformerGNN(Annotator):
         # clusters come last, whether heard or not: they also tell what is strange
         self.council_, self.weights_ = [*self.council_, clusters], np.append(self.weights_, weight)
         self.decisions_ = {**self.decisions_, "cluster_purity": pure}
-        joint = council + weight * experts.floored(together) + self.network_weight_ * said
+        joint = council + weight * experts.floored(together) + NETWORK_WEIGHT * said
         self.calm_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
         joint, _ = self._placed(joint, query, view.features)
         self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
@@ -359,7 +271,6 @@ class SpatialTransformerGNN(Annotator):
         sizes = {name: getattr(self.shape_, name) for name in ("features", "types", "dims")}
         return {
             "openness_": self.openness_,
-            "network_weight_": self.network_weight_,
             "usual_": self.usual_,
             "calm_": self.calm_,
             "temperature_": self.temperature_,
@@ -388,11 +299,6 @@ def _arrays_of(reference: Cells, query: Cells) -> list[np.ndarray]:
         arrays += [cells.counts.data, cells.counts.indices, cells.counts.indptr, cells.section]
         arrays += [] if cells.coords is None else [cells.coords]
     return arrays
-
-
-def _gene_level(shape: Shape, width: int, dropout: float) -> blocks.GeneModules:
-    table = (shape.gene_neighbours, shape.gene_correlation, shape.gene_mask, shape.gene_module)
-    return blocks.GeneModules(*table, width, dropout)
 
 
 def _space(query: Cells, openness: float) -> str:
