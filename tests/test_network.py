@@ -281,7 +281,9 @@ def test_the_selector_can_be_left_out(cells):
 def test_without_the_cell_level_space_is_off(cells):
     model = replace(SMALL, cell_graph=False, global_tokens=False).fit(*cells)
     assert_predicts(model, cells)
-    assert not model.predict(cells[1]).details["space_used"]
+    details = model.predict(cells[1]).details
+    assert not details["space_used"]
+    assert details["space"] == "off: switched off by options"
 
 
 @pytest.mark.usefixtures("taught")

@@ -127,6 +127,23 @@ def test_no_map_of_mixed_few_heaped_or_placeless_cells():
     assert registration.atlases(cells(np.c_[coords, coords[:, 0]], labels), seen) == []
 
 
+def test_the_clearest_maps_are_kept(monkeypatch):
+    monkeypatch.setattr(registration, "MOST_MAPS", 2)
+    coords, labels = tissue()
+    rng = np.random.default_rng(0)
+    blurred = [
+        np.where(rng.random(len(labels)) < share, rng.integers(0, N_TYPES, len(labels)), labels)
+        for share in (0.2, 0, 0.1)
+    ]
+    section = np.repeat([0, 1, 2], len(labels))
+    kept = registration.atlases(
+        cells(np.vstack([coords] * 3), np.concatenate(blurred), section), expression(np.tile(labels, 3), 0)
+    )
+    assert len(kept) == 2
+    assert kept[0].clarity > kept[1].clarity
+    assert kept[0].accuracy > 0.9
+
+
 def test_nothing_is_said_of_few_or_placeless_cells(maps):
     coords, labels = tissue(seed=1)
     few = slice(registration.FEWEST - 1)

@@ -49,8 +49,8 @@ ANGLES, STARTS = 36, 3
 N_COMPONENTS, EXPRESSION_SHARPNESS = 20, 1.5
 """Components of expression that are drawn, and their kernel's width in spacings."""
 
-FEWEST, MOST_CELLS = 200, 4000
-"""Sections with fewer cells agree by chance; of larger ones so many cells are looked at."""
+FEWEST, MOST_CELLS, MOST_MAPS = 200, 4000, 8
+"""Sections with fewer cells agree by chance; of larger ones so many cells are looked at; so many maps are tried."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def atlases(reference: Cells, features: Float[np.ndarray, "n f"]) -> list[Atlas]
         return []
     labels, n_types = labels_of(reference), len(reference.types)
     drawn = [draw(reference.coords[own], labels[own], n_types, features[own]) for own in by_section(reference.section)]
-    return [atlas for atlas in drawn if atlas is not None and atlas.clarity > CLEAR * _entropy(atlas.composition)]
+    clear = [atlas for atlas in drawn if atlas is not None and atlas.clarity > CLEAR * _entropy(atlas.composition)]
+    return sorted(clear, key=lambda atlas: -atlas.clarity)[:MOST_MAPS]
 
 
 def draw(

@@ -138,7 +138,7 @@ class SpatialTransformerGNN(Annotator):
 
     def predict(self, query: Cells) -> Prediction:
         """Annotate cells that have the genes the method was fitted with."""
-        query = self._see(query)
+        placed, query = query.coords is not None, self._see(query)
         features, genes = self.shape_.see(standardised(query))
         council, said, states = self._judge(query, features, genes)
         joint, agreement = self._placed(council + NETWORK_WEIGHT * said, query, features)
@@ -150,7 +150,7 @@ class SpatialTransformerGNN(Annotator):
             "curve": self.curve_,
             "temperature": self.temperature_,
             "space_used": query.coords is not None and self.openness_ > 0,
-            "space": _space(query, self.openness_),
+            "space": _space(query, self.openness_) if placed else "off: the query has no coordinates",
         }
         return Prediction(proba.astype(np.float32), states, rejection(proba, strange), THRESHOLD, details)
 
@@ -304,7 +304,7 @@ def _arrays_of(reference: Cells, query: Cells) -> list[np.ndarray]:
 def _space(query: Cells, openness: float) -> str:
     """What became of space, in words."""
     if query.coords is None:
-        return "off: the query has no coordinates"
+        return "off: switched off by options"
     if openness == 0:
         return "off: neighbours add nothing to a cell's own expression here"
     return f"on: the cell level counts for {openness:.2f}, the gene level for {1 - openness:.2f}"
