@@ -366,7 +366,7 @@ def test_a_run_that_takes_too_long_is_ended(here, toy_files):
     assert records.read("results")[0]["error"] == "timeout: not done after 0.5 seconds"
 
 
-def test_a_killed_benchmark_takes_its_runs_along_and_goes_on_where_it_was(here, toy_files):
+def test_a_killed_benchmark_takes_its_runs_along_and_goes_on_where_it_was(here, toy_files, capsys):
     command = [sys.executable, "-c", "import sys; from stgnn import cli; sys.exit(cli.main(sys.argv[1:]))"]
     chosen = "mine:Commonest,mine:Sleeps"
     process = subprocess.Popen([*command, *words(toy_files, chosen=chosen)], stderr=subprocess.DEVNULL)
@@ -376,6 +376,8 @@ def test_a_killed_benchmark_takes_its_runs_along_and_goes_on_where_it_was(here, 
         assert time.monotonic() < until, "no run in two minutes"
         time.sleep(0.02)
     child = _children(process.pid)
+    assert cli.main(words(toy_files)) == 2  # a second run in the same folder would undo the first one's work
+    assert "which another run is writing to" in capsys.readouterr().err
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert child

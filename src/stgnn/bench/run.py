@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from stgnn.bench.measure import Job
-from stgnn.bench.records import ABSENT, append, read, write_tables
+from stgnn.bench.records import ABSENT, RUNS, append, read, write_tables
 from stgnn.bench.tasks import load
 from stgnn.data.schema import FileError, InputError, OptionError
 
@@ -78,7 +79,8 @@ def run(
     OptionError
         If a number is out of range.
     InputError
-        If pyarrow is missing, data are missing or do not fit their task, or the folder cannot be written to.
+        If pyarrow is missing, data are missing or do not fit their task, or the folder cannot be written to, or another
+        run is writing to it.
 
     Examples
     --------
@@ -101,6 +103,7 @@ def run(
         load(task, data_dir)
     _make(folder)
     with (
+        _alone(folder),
         TemporaryDirectory() as scratch,
         ThreadPoolExecutor(jobs) as pool,
         _lifeline() as lifeline,
@@ -116,7 +119,7 @@ def run(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    write_tables(folder)
+        write_tables(folder)
     latest = {_key(record): record for record in read(folder)}
     return [latest[_job_key(job)] for job in wanted]
 
@@ -223,6 +226,18 @@ def _last_line(text: str, code: int) -> str:
         return f"killed by {signal.Signals(-code).name}"
     lines = text.strip().splitlines()
     return lines[-1] if lines else f"exit code {code}"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of the folder; the system lets go of it when this process ends, however it ends."""
+    with (folder / RUNS).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            found = f"{str(folder)!r}, which another run is writing to"
+            raise FileError("output", expected="a folder of its own", found=found, hint="wait for its end") from error
+        yield
 
 
 @contextmanager
