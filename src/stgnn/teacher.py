@@ -122,11 +122,11 @@ def teach(reference: Cells, query: Cells, *, selector: bool, random_state: int) 
     openness = float(np.clip(10 * gain, 0, 1))
     if spatial:
         openness = max(openness, _context_share(portable, alone))
+    # look-alikes cannot show what a real platform does to each expert, nor to what neighbours say
+    openness = max(openness, trust) if spatial else 0.0
     if not selector:
-        everyone, alone = (np.full(len(x), 1 / len(x)) for x in (everyone, alone))
         trust, openness = 1.0, float(spatial)
-    # look-alikes cannot show what the real platform does to each expert: then trust their verdict by half
-    everyone, alone = ((1 - trust / 2) * x + trust / 2 * x.mean() for x in (everyone, alone))
+    everyone, alone = ((1 - trust) * x + trust * x.mean() for x in (everyone, alone))
     joint = sum(w * said[name] for w, name in zip(everyone, names, strict=True))
     likeness = resemblance(reference, council.scale, council.first.argmax(1))
     prior = -ABSENCE * trust * np.clip(1 - likeness / PRESENT, 0, 1)
