@@ -14,7 +14,7 @@ from stgnn.data.counts import find_counts
 from stgnn.data.files import open_h5ad_or_zarr
 from stgnn.data.images import SUFFIXES, Image, check_mpp, open_image
 from stgnn.data.schema import CoordinatesError, FileError, InputError, OptionError, nearest, number_of
-from stgnn.data.slides import Slide, check_slide, merge_genes, same_mpp
+from stgnn.data.slide import Slide, check_slide, merge_genes, same_mpp
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
-from stgnn.data.schema import OptionError
+from stgnn.data.schema import OptionError, number_of
+from stgnn.data.slide import Slide
 
-__all__ = ["Assignment", "assign"]
+__all__ = ["Assignment", "aggregate", "assign"]
 
 
 class Assignment(NamedTuple):
@@ -89,7 +92,52 @@ def assign(places: np.ndarray, um: float, width_um: float, grid: np.ndarray | No
     return Assignment(operator, centre, unique)
 
 
-def _grid_to_places(grid: np.ndarray, places: np.ndarray):
+def aggregate(slide: Slide, um: float) -> Slide:
+    """Sum the bins of a slide into coarser square ones; see :func:`assign` for the operator.
+
+    Parameters
+    ----------
+    slide
+        The fine bins.
+    um
+        Side of the coarse bins in micrometres.
+
+    Returns
+    -------
+    Slide
+        Counts and totals are sums, without any rounding. A coarse bin lies on tissue if half of its bins do; it is of
+        the block that all of its bins are of, else of none; it is a guard if any of its bins is or if blocks meet in
+        it. ``rows`` number the coarse bins.
+
+    Raises
+    ------
+    OptionError
+        If the squares are smaller than the bins.
+    """
+    operator, places, squares = assign(slide.places, um, slide.width_um, None if slide.round else slide.grid)
+    n, size = len(places), np.asarray(operator.sum(axis=1)).ravel()
+    first = slide.block[operator.indices[operator.indptr[:-1]]]
+    parent = np.repeat(np.arange(n), np.diff(operator.indptr))
+    mixed = np.zeros(n, dtype=bool)
+    mixed[parent[slide.block[operator.indices] != first[parent]]] = True
+    return replace(
+        slide,
+        places=places,
+        width_um=float(um),
+        round=False,
+        counts=None if slide.counts is None else (operator @ slide.counts).tocsr(),
+        total=None if slide.total is None else operator.astype(np.float64) @ slide.total,
+        names=np.array([f"{um:g}um_{row}_{column}" for row, column in squares], dtype=object),
+        in_tissue=operator @ slide.in_tissue.astype(np.float32) * 2 >= size,
+        block=np.where(mixed, -1, first),
+        guard=mixed | (operator @ slide.guard.astype(np.float32) > 0),
+        rows=np.arange(n),
+        notes=(*slide.notes, f"{number_of(len(slide), 'bin')} summed into {n} of {um:g} um"),
+        grid=squares,
+    )
+
+
+def _grid_to_places(grid: np.ndarray, places: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Affine map from rows and columns of the array to micrometres, fitted to the bins."""
 
     def design(squares: np.ndarray) -> np.ndarray:
