@@ -12,6 +12,7 @@ from stgnn.data.anndata_slides import slide_from_anndata, slide_from_file
 from stgnn.data.images import SUFFIXES, Image, open_image
 from stgnn.data.levels import aggregate
 from stgnn.data.schema import SPATIAL_KEY, CoordinatesError, OptionError, number_of
+from stgnn.data.sdata_slides import is_spatialdata, open_spatialdata, slide_from_spatialdata
 from stgnn.data.slide import Slide
 from stgnn.data.spaceranger import read_space_ranger
 from stgnn.data.tissue import on_tissue, tissue_mask
@@ -40,7 +41,8 @@ def read_slide(
         AnnData or a ``.h5ad`` with places in full-resolution pixels of the image; the ``outs`` folder of Space Ranger;
         SpatialData or its ``.zarr``; or an image alone, which gets bins without counts wherever there is tissue.
     image
-        The slide's image; None for one beside the ``.h5ad`` and of its name, or the one that the source names.
+        The slide's image; None for one beside the ``.h5ad`` and of its name, or the one that the source names. Of
+        SpatialData, the name of one of its images.
     mpp
         Micrometres per pixel of the image; None to take them from the source or the image. Never guessed.
     spatial_key
@@ -75,7 +77,11 @@ def read_slide(
             return _bare(path, mpp, name, patient, width_um)
         if path.is_dir() and path.suffix != ".zarr":
             return read_space_ranger(path, image, mpp=mpp, bin_um=width_um, name=name, patient=patient)
-        return slide_from_file(path, image, mpp, spatial_key, name, patient, width_um)
+        if not is_spatialdata(path):
+            return slide_from_file(path, image, mpp, spatial_key, name, patient, width_um)
+        source = open_spatialdata(path)
+    if hasattr(source, "tables"):
+        return slide_from_spatialdata(source, image, mpp, name, patient, width_um)
     return slide_from_anndata(source, image, mpp, spatial_key, name, patient, width_um)
 
 
