@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image as pil
 
-from stgnn.data import images
+from stgnn.data import images, tiff
 from stgnn.data.images import open_image
 from stgnn.data.schema import FileError, InputError, OptionError, StgnnError
 from stgnn.data.tissue import on_tissue, tissue_mask
@@ -115,6 +115,17 @@ def test_what_lies_beyond_the_border_is_white(tmp_path):
     far = image.region(-10, -5, 20, 10, mpp=1.0)
     assert (far[:4] == 255).all()  # the row next to the border hears of the image
     assert (far[5:, 10:, 2] < 255).all()
+
+
+def test_tiles_are_decoded_once_and_not_kept_without_end(tmp_path, monkeypatch):
+    image = open_image(saved(tmp_path, "deflate"), mpp=0.5)
+    image.region(0, 0, 20, 20)
+    (tile,) = image.pixels._kept.values()
+    image.region(4, 4, 20, 20)
+    assert len(image.pixels._kept) == 1
+    monkeypatch.setattr(tiff, "_KEPT_BYTES", 3 * tile.nbytes)
+    np.testing.assert_array_equal(image.region(0, 0, *image.size_um), picture())
+    assert len(image.pixels._kept) == 3
 
 
 def test_small_pictures_of_a_large_one_do_not_hold_it_whole(tmp_path, monkeypatch):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,10 @@ _UM_PER_UNIT = {
 _APERIO = re.compile(r"\bMPP\s*=\s*([0-9.]+)")
 
 
+_KEPT_BYTES = 1 << 27
+"""Of decoded tiles or strips: crops of neighbouring bins lie on the same ones, and decoding is most of the cost."""
+
+
 class TiffPixels:
     """Any TIFF of 8-bit grey, RGB or RGBA pixels; see :class:`stgnn.data.pixels.Pixels`."""
 
@@ -35,6 +42,8 @@ class TiffPixels:
             series = tif.series[0]
             self.levels, self._pages = _levels(path, series)
             self.mpp = _ome_mpp(tif) or _aperio_mpp(series) or _tag_mpp(series)
+        self._kept: dict[tuple[int, int, int], np.ndarray | None] = {}
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[TiffPixels], tuple[Path]]:
         return TiffPixels, (self._path,)  # the decoders of pages cannot be copied
@@ -42,11 +51,35 @@ class TiffPixels:
     def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         """See :class:`stgnn.data.pixels.Pixels`."""
         with told(self._path), open(self._path, "rb") as file:
-            parts = [_read_page(page, file, x, y, width, height) for page in self._pages[level]]
+            parts = []
+            for number, page in enumerate(self._pages[level]):
+                if _is_mappable(page):  # often a single strip, which would be the whole image
+                    shape = page.imagelength, page.imagewidth, page.samplesperpixel
+                    mapped = np.memmap(file, np.uint8, "r", offset=page.dataoffsets[0], shape=shape)
+                    parts.append(np.array(mapped[y : y + height, x : x + width]))
+                else:
+                    segment_of = partial(self._segment, file, level, number)
+                    parts.append(_read_page(page, segment_of, x, y, width, height))
             pixels = np.concatenate(parts, axis=2)
         if pixels.shape[2] == 4:
             return over_white(pixels)
         return np.broadcast_to(pixels[..., :1], (height, width, 3)) if pixels.shape[2] < 3 else pixels
+
+    def _segment(self, file: Any, level: int, number: int, index: int) -> np.ndarray | None:
+        """Decode a tile or strip (1, h, w, channels); None for one that was left out of the file: background."""
+        key = level, number, index
+        with self._lock:
+            if key in self._kept:
+                return self._kept[key]
+        page = self._pages[level][number]
+        file.seek(page.dataoffsets[index])
+        data = file.read(page.databytecounts[index])
+        segment = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
+        with self._lock:
+            self._kept[key] = segment
+            while len(self._kept) > 1 and sum(0 if x is None else x.nbytes for x in self._kept.values()) > _KEPT_BYTES:
+                del self._kept[next(iter(self._kept))]
+        return segment
 
 
 def _tifffile() -> Any:
@@ -78,7 +111,14 @@ def _levels(path: Path, series: Any) -> tuple[tuple[Level, ...], list[tuple[Any,
     return tuple(levels), pages
 
 
-def _read_page(page: Any, file: Any, x: int, y: int, width: int, height: int) -> np.ndarray:
+def _is_mappable(page: Any) -> bool:
+    """Whether a page's pixels lie in the file as they are, one after another."""
+    return page.compression == 1 and page.planarconfig == 1 and not page.is_tiled and bool(page.is_contiguous)
+
+
+def _read_page(
+    page: Any, segment_of: Callable[[int], np.ndarray | None], x: int, y: int, width: int, height: int
+) -> np.ndarray:
     """Box of a page (height, width, channels), from the tiles or strips under it."""
     out = np.full((height, width, page.samplesperpixel), 255, dtype=np.uint8)
     tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
@@ -88,11 +128,8 @@ def _read_page(page: Any, file: Any, x: int, y: int, width: int, height: int) ->
     for plane in range(planes):
         for row in range(y // tall, -(-(y + height) // tall)):
             for column in range(x // wide, -(-(x + width) // wide)):
-                index = (plane * down + row) * across + column
-                file.seek(page.dataoffsets[index])
-                data = file.read(page.databytecounts[index])
-                segment = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
-                if segment is None:  # a tile that was left out of the file: background
+                segment = segment_of((plane * down + row) * across + column)
+                if segment is None:
                     continue
                 top, left = row * tall, column * wide
                 part = segment[0, max(y - top, 0) : y + height - top, max(x - left, 0) : x + width - left]
