@@ -42,6 +42,15 @@ PUBLIC = {
         "select_genes",
         "write",
     ],
+    "stgnn.encoders": [
+        "ENCODERS",
+        "Encoder",
+        "Extractor",
+        "Picture",
+        "extract",
+        "find_encoder",
+        "load_encoder",
+    ],
     "stgnn.metrics": [
         "accuracy",
         "area_under_risk_coverage",

@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 
 from stgnn.encoders.cache import cache_folder, cached, key_of
-from stgnn.encoders.load import Extractor, load_encoder, weights_hash
+from stgnn.encoders.load import Extractor, load_encoder
 from stgnn.encoders.picture import Picture, bar, check_places, check_width
 from stgnn.encoders.records import ENCODERS, Encoder, find_encoder
+from stgnn.encoders.weights import weights_hash
 
 __all__ = ["ENCODERS", "Encoder", "Extractor", "Picture", "extract", "find_encoder", "load_encoder"]
 

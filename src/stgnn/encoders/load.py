@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from stgnn.data.schema import OptionError
-from stgnn.encoders.colour_texture import colour_texture, feature_names
+from stgnn.encoders.colour_texture import colour_texture
 from stgnn.encoders.picture import Picture, bar, check_places, check_width
 from stgnn.encoders.records import Encoder, Option, find_encoder
 from stgnn.encoders.transforms import prepare
+from stgnn.encoders.weights import check_weights, fill
 from stgnn.train import find_device
 
 logger = logging.getLogger(__name__)
@@ -164,36 +164,11 @@ def load_encoder(name: str, weights: str | Path | None = None, device: str = "au
             raise OptionError("weights", expected=f"none, as {name} has no weights", found=repr(str(weights)))
         return Extractor(encoder, None, torch.device("cpu"))
     where = find_device(device)
-    _check_weights(weights)
+    path = None if weights is None else check_weights(weights)
     _tell_terms(encoder)
     build = _from_timm if encoder.source == "timm" else _from_transformers
-    encoder, network = build(encoder, None if weights is None else Path(weights))
+    encoder, network = build(encoder, path)
     return Extractor(encoder, network.eval().requires_grad_(False).to(where), where)
-
-
-def weights_hash(encoder: Encoder, weights: str | Path | None) -> str:
-    """What tells weights apart: the bytes of local files, the hub's id, or the names of the features built in."""
-    if encoder.source == "built-in":
-        return hashlib.sha256("\n".join(feature_names()).encode()).hexdigest()
-    if weights is None:
-        return f"hub:{encoder.hub}"
-    path = _check_weights(weights)
-    files = [path] if path.is_file() else sorted(inner for inner in path.rglob("*") if inner.is_file())
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _check_weights(weights: str | Path | None) -> Path:
-    path = Path(weights or ".")
-    if not path.exists():
-        raise OptionError(
-            "weights", expected="a file of weights", found=f"no file {str(path)!r}", hint="check the path"
-        )
-    return path
 
 
 @cache
@@ -219,7 +194,7 @@ def _from_timm(encoder: Encoder, weights: Path | None) -> tuple[Encoder, nn.Modu
         network = _from_hub(encoder, lambda: timm.create_model(hub, pretrained=True, **options))
     else:
         network = _from_hub(encoder, lambda: timm.create_model(encoder.architecture, pretrained=False, **options))
-        _fill(network, weights or _hub_file(encoder), encoder)
+        fill(network, weights or _hub_file(encoder), encoder)
     return (_as_timm_says(encoder, network) if encoder.name.startswith("timm:") else encoder), network
 
 
@@ -250,7 +225,7 @@ def _from_transformers(encoder: Encoder, weights: Path | None) -> tuple[Encoder,
         network = _from_hub(
             encoder, lambda: AutoModel.from_config(AutoConfig.from_pretrained(weights.parent, **options), **options)
         )
-        _fill(network, weights, encoder)
+        fill(network, weights, encoder)
     if encoder.name.startswith("hf:"):
         config = network.config
         registers = int(getattr(config, "num_register_tokens", 0) or 0)
@@ -283,44 +258,6 @@ def _hub_file(encoder: Encoder) -> Path:
     except Exception as error:  # as of timm
         raise _missing(encoder, "huggingface-hub", error) from error
     return Path(_from_hub(encoder, lambda: hf_hub_download(encoder.hub, "pytorch_model.bin")))
-
-
-def _fill(network: nn.Module, path: Path, encoder: Encoder) -> None:
-    """Put weights of a file into a network; all of them have to fit."""
-    state = _read_weights(path)
-    if encoder.within and any(name.startswith(encoder.within) for name in state):
-        state = {n.removeprefix(encoder.within): value for n, value in state.items() if n.startswith(encoder.within)}
-    wanted = network.state_dict()
-    state = {name: value for name, value in state.items() if name in wanted or not name.startswith(("head.", "fc."))}
-    wrong = [name for name in wanted if name not in state or state[name].shape != wanted[name].shape]
-    wrong += [name for name in state if name not in wanted]
-    if wrong:
-        raise OptionError(
-            "weights",
-            expected=f"weights of {encoder.name}",
-            found=f"{path.name!r}, where {len(wrong)} tensors are missing, superfluous or of another shape: {wrong[0]}",
-            hint=f"get them from {encoder.page}" if encoder.page else "",
-        )
-    network.load_state_dict(state)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        found = torch.load(path, weights_only=True, map_location="cpu")
-        inner = found.get("state_dict", found.get("model", found)) if isinstance(found, Mapping) else None
-        if not isinstance(inner, Mapping) or not all(isinstance(value, Tensor) for value in inner.values()):
-            raise ValueError("no state dict")
-        return dict(inner)
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file can fail anywhere in the readers
-        expected = "safetensors or a torch state dict of tensors alone"
-        found = f"{path.name!r}: {type(error).__name__}: {str(error)[:120]}"
-        raise OptionError("weights", expected=expected, found=found) from error
 
 
 def _missing(encoder: Encoder, package: str, error: Exception) -> OptionError:
