@@ -48,6 +48,15 @@ PUBLIC = {
     "stgnn.data.slides": ["Slide", "aggregate", "grid_slide", "read_slide", "without_expression"],
     "stgnn.data.spaceranger": ["read_space_ranger"],
     "stgnn.data.tissue": ["on_tissue", "tissue_mask"],
+    "stgnn.encoders": [
+        "ENCODERS",
+        "Encoder",
+        "Extractor",
+        "Picture",
+        "extract",
+        "find_encoder",
+        "load_encoder",
+    ],
     "stgnn.metrics": [
         "accuracy",
         "area_under_risk_coverage",
