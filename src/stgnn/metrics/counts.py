@@ -39,7 +39,7 @@ def log1p_counts(counts: Counts) -> Counts:
     [[0.0, 0.693]]
     """
     _check_counts(counts)
-    return counts.log1p() if sp.issparse(counts) else np.log1p(counts)
+    return np.log1p(counts) if isinstance(counts, np.ndarray) else counts.log1p()
 
 
 def log1p_normalised(counts: Counts, total: Float[np.ndarray, " spots"], scale: float | None = None) -> Counts:
@@ -79,13 +79,12 @@ def log1p_normalised(counts: Counts, total: Float[np.ndarray, " spots"], scale: 
     if not (scale > 0 and np.isfinite(scale)):
         raise ValueError(f"scale: expected a total above 0; found {scale}")
     factor = scale / np.where(total > 0, total, 1.0)
-    if sp.issparse(counts):
-        values = counts.tocsr().astype(np.result_type(counts.dtype, np.float32))
-        values.data *= np.repeat(factor, np.diff(values.indptr)).astype(values.dtype)
-        np.log1p(values.data, out=values.data)
-        return values
-    factor = factor.astype(np.result_type(counts.dtype, np.float32))[:, None]
-    return np.log1p(counts * factor)
+    if isinstance(counts, np.ndarray):
+        return np.log1p(counts * factor.astype(np.result_type(counts.dtype, np.float32))[:, None])
+    values = counts.tocsr().astype(np.result_type(counts.dtype, np.float32))
+    values.data *= np.repeat(factor, np.diff(values.indptr)).astype(values.dtype)
+    np.log1p(values.data, out=values.data)
+    return values
 
 
 def deviance_explained(
@@ -254,7 +253,7 @@ def _deviance(counts: np.ndarray, expected: np.ndarray, argument: str) -> float:
 
 
 def _check_counts(counts: np.ndarray | sp.csr_matrix) -> None:
-    values = counts.data if sp.issparse(counts) else np.asarray(counts)
+    values = counts if isinstance(counts, np.ndarray) else counts.data
     if counts.ndim != 2 or (values.size and not (values.min() >= 0 and np.isfinite(values.max()))):
         raise ValueError("counts: expected a matrix (spots, genes) of finite counts, none negative; found another")
 

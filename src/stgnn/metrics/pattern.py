@@ -262,7 +262,7 @@ def _column_blocks(values: np.ndarray | sp.csr_matrix) -> Iterator[np.ndarray]:
     width = max(1, _COLUMNS // values.shape[0])
     for start in range(0, values.shape[1], width):
         block = columns[:, start : start + width]
-        yield (block.toarray() if sp.issparse(block) else block).astype(np.float64)
+        yield (block if isinstance(block, np.ndarray) else block.toarray()).astype(np.float64)
 
 
 def _blur(values: np.ndarray, row: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
