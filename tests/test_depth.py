@@ -19,7 +19,7 @@ PREDICT = [
     "methods.spatial_transformer_gnn.SpatialTransformerGNN.predict",
     "methods.spatial_transformer_gnn.SpatialTransformerGNN._judge",
     "bilevel.judge",
-    "methods.spatial_transformer_gnn.Network.forward",
+    "network.Network.forward",
     "nn.blocks.EdgeAttention.forward",
 ]
 FIT = [
@@ -30,7 +30,7 @@ FIT = [
     "train.fit",
     "bilevel._Step.loss",
     "bilevel._Step._side",
-    "methods.spatial_transformer_gnn.Network.forward",
+    "network.Network.forward",
     "nn.blocks.EdgeAttention.forward",
 ]
 DEEPER = {"fit": "several members, rounds of mutual teaching and two-sided losses wrap the one loop"}
