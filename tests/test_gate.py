@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
+from refusals import refusal
 from stgnn.data import genes as gene_names
 from stgnn.data.cells import Prediction, align, check_key_added, read_query, read_reference, select_genes, write
 from stgnn.data.counts import find_counts, recover
@@ -20,20 +21,8 @@ from stgnn.data.schema import (
     InputError,
     LabelsError,
     OptionError,
-    StgnnError,
     type_columns,
 )
-
-
-def refusal(kind: type[StgnnError], function, *args, **options) -> str:
-    """Message of the refusal; one line that names what was expected and what was found."""
-    with pytest.raises(kind) as error:
-        function(*args, **options)
-    message = str(error.value)
-    assert type(error.value) is kind
-    assert "\n" not in message
-    assert re.match(r"[^:]+: expected .+; found .+", message)
-    return message
 
 
 def fingerprint(adata: AnnData) -> dict[str, object]:

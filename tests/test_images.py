@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import pickle
-import re
 
 import numpy as np
 import pytest
 from PIL import Image as pil
 
+from refusals import refusal
 from stgnn.data import images, tiff
 from stgnn.data.images import open_image
-from stgnn.data.schema import FileError, InputError, OptionError, StgnnError
+from stgnn.data.schema import FileError, InputError, OptionError
 from stgnn.data.tissue import on_tissue, tissue_mask
 
 tifffile = pytest.importorskip("tifffile")
 
 WIDTH, HEIGHT = 300, 200  # not square, so that a swap of x and y cannot pass
-
-
-def refusal(kind: type[StgnnError], function, *args, **options) -> str:
-    with pytest.raises(kind) as error:
-        function(*args, **options)
-    message = str(error.value)
-    assert type(error.value) is kind
-    assert "\n" not in message
-    assert re.match(r"[^:]+: expected .+; found .+", message)
-    return message
 
 
 def picture(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -12,21 +11,12 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 
-from stgnn.data.schema import CoordinatesError, FileError, InputError, OptionError, StgnnError
+from refusals import refusal
+from stgnn.data.schema import CoordinatesError, FileError, InputError, OptionError
 from stgnn.data.slides import read_slide
 
 WIDTH, HEIGHT, MPP = 300, 200, 2.0
 KINDS = {"squares": {}, "circles": {"radius": 8.0}}
-
-
-def refusal(kind: type[StgnnError], function, *args, **options) -> str:
-    with pytest.raises(kind) as error:
-        function(*args, **options)
-    message = str(error.value)
-    assert type(error.value) is kind
-    assert "\n" not in message
-    assert re.match(r"[^:]+: expected .+; found .+", message)
-    return message
 
 
 class Affine:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import numpy as np
 import pandas as pd
@@ -13,23 +12,14 @@ from anndata import AnnData
 from PIL import Image as pil
 
 import stgnn.pl
+from refusals import refusal
 from stgnn.data.images import open_image
 from stgnn.data.levels import assign
-from stgnn.data.schema import CoordinatesError, CountsError, FileError, InputError, OptionError, StgnnError
+from stgnn.data.schema import CoordinatesError, CountsError, FileError, InputError, OptionError
 from stgnn.data.slides import aggregate, grid_slide, read_slide, without_expression
 
 WIDTH, HEIGHT, MPP = 600, 400, 2.0  # not square, so that a swap of x and y cannot pass
 GENES = [f"Gene{i}" for i in range(12)]
-
-
-def refusal(kind: type[StgnnError], function, *args, **options) -> str:
-    with pytest.raises(kind) as error:
-        function(*args, **options)
-    message = str(error.value)
-    assert type(error.value) is kind
-    assert "\n" not in message
-    assert re.match(r"[^:]+: expected .+; found .+", message)
-    return message
 
 
 def paint(path, box=(100, 60, 540, 340)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 import h5py
 import numpy as np
@@ -12,8 +11,9 @@ import pytest
 import scipy.sparse as sp
 from PIL import Image as pil
 
+from refusals import refusal
 from stgnn.data.images import open_image
-from stgnn.data.schema import CoordinatesError, CountsError, FileError, InputError, OptionError, StgnnError
+from stgnn.data.schema import CoordinatesError, CountsError, FileError, InputError, OptionError
 from stgnn.data.slides import read_slide
 from stgnn.data.spaceranger import read_space_ranger
 from stgnn.data.tenx import read_positions
@@ -22,16 +22,6 @@ WIDTH, HEIGHT = 1200, 900  # of the full-resolution image; not square, so that a
 MPP, HIRES = 0.8, 0.25
 COLUMNS = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
 GENES = [*(f"Gene{i}" for i in range(9)), "Gene3"]  # one symbol stands for two genes, as some do
-
-
-def refusal(kind: type[StgnnError], function, *args, **options) -> str:
-    with pytest.raises(kind) as error:
-        function(*args, **options)
-    message = str(error.value)
-    assert type(error.value) is kind
-    assert "\n" not in message
-    assert re.match(r"[^:]+: expected .+; found .+", message)
-    return message
 
 
 def write_matrix(path, barcodes, antibodies: int = 0, seed: int = 0) -> np.ndarray:
