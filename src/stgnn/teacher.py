@@ -119,11 +119,8 @@ def teach(reference: Cells, query: Cells, *, selector: bool, random_state: int) 
     trust = float(np.clip(2 * distance - 1, 0, 1))
     spatial = query.coords is not None
     gain = context_gain(reference, query, council.scale, random_state) if spatial else 0.0
-    openness = float(np.clip(10 * gain, 0, 1))
-    if spatial:
-        openness = max(openness, _context_share(portable, alone))
     # look-alikes cannot show what a real platform does to each expert, nor to what neighbours say
-    openness = max(openness, trust) if spatial else 0.0
+    openness = max(float(np.clip(10 * gain, 0, 1)), _context_share(portable, alone), trust) if spatial else 0.0
     if not selector:
         trust, openness = 1.0, float(spatial)
     everyone, alone = ((1 - trust) * x + trust * x.mean() for x in (everyone, alone))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import scipy.sparse as sp
 from stgnn.data.schema import OptionError, number_of
 from stgnn.data.slide import Slide
 
-__all__ = ["Assignment", "aggregate", "assign"]
+__all__ = ["Assignment", "aggregate", "assign", "grid_to_places", "with_one"]
 
 
 class Assignment(NamedTuple):
@@ -80,7 +79,8 @@ def assign(places: np.ndarray, um: float, width_um: float, grid: np.ndarray | No
     if grid is not None and abs(times - round(times)) < 1e-6:
         whole = round(times)
         square = np.asarray(grid, dtype=np.int64) // whole
-        centre = _grid_to_places(grid, places)((np.unique(square, axis=0) + 0.5) * whole - 0.5)
+        middle = (np.unique(square, axis=0) + 0.5) * whole - 0.5
+        centre = with_one(middle) @ grid_to_places(grid, places)
     else:
         origin = places.min(axis=0) - width_um / 2
         square = np.floor((places - origin)[:, ::-1] / um).astype(np.int64)
@@ -137,11 +137,25 @@ def aggregate(slide: Slide, um: float) -> Slide:
     )
 
 
-def _grid_to_places(grid: np.ndarray, places: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Affine map from rows and columns of the array to micrometres, fitted to the bins."""
+def grid_to_places(grid: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Affine map (3, 2), fitted to bins: places are ``with_one(grid)`` times it; its rows are the steps and the origin.
 
-    def design(squares: np.ndarray) -> np.ndarray:
-        return np.column_stack([squares, np.ones(len(squares))])
+    Parameters
+    ----------
+    grid
+        Row and column of each bin on its array (n, 2).
+    places
+        Its place (n, 2), in any unit.
 
-    solution, *_ = np.linalg.lstsq(design(np.asarray(grid, dtype=np.float64)), places, rcond=None)
-    return lambda squares: design(squares) @ solution
+    Examples
+    --------
+    >>> grid = np.array([[0, 0], [1, 0], [0, 1]])
+    >>> np.rint(grid_to_places(grid, 8.0 * grid + 4.0)).astype(int).tolist()
+    [[8, 0], [0, 8], [4, 4]]
+    """
+    return np.linalg.lstsq(with_one(np.asarray(grid, dtype=np.float64)), places, rcond=None)[0]
+
+
+def with_one(grid: np.ndarray) -> np.ndarray:
+    """Rows and columns (n, 2) with a column of ones (n, 3)."""
+    return np.column_stack([grid, np.ones(len(grid))])

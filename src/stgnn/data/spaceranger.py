@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from stgnn.data.images import Image, check_mpp, open_image
-from stgnn.data.levels import aggregate
+from stgnn.data.levels import aggregate, grid_to_places
 from stgnn.data.schema import CoordinatesError, FileError, InputError, OptionError
 from stgnn.data.slide import Slide, check_slide, merge_genes, same_mpp
 from stgnn.data.tenx import AS_WRITTEN, damaged, read_matrix, read_positions
@@ -171,8 +171,7 @@ def _spot_mpp(factors: dict[str, Any], positions: pd.DataFrame) -> float:
     grid = positions[["array_row", "array_col"]].to_numpy(dtype=np.float64)
     if len(positions) < 3 or (np.ptp(grid, axis=0) == 0).any():
         return by_spot
-    design = np.column_stack([grid, np.ones(len(grid))])
-    steps = np.linalg.lstsq(design, positions[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy(), rcond=None)[0]
+    steps = grid_to_places(grid, positions[["pxl_col_in_fullres", "pxl_row_in_fullres"]].to_numpy())
     by_pitch = PITCH_UM / (2 * np.hypot(*steps[1]))  # neighbours in a row are two columns apart
     if abs(by_pitch - by_spot) > _PITCH_TOLERANCE * by_pitch:
         raise InputError(

@@ -122,8 +122,7 @@ def gene_spearman(
         for start in range(0, truth.shape[1], width):
             columns = slice(start, start + width)
             true, guess = truth[members, columns], predicted[members, columns]
-            if not (np.isfinite(true).all() and np.isfinite(guess).all()):
-                raise ValueError("predicted: expected finite values, and finite truth; found NaN or infinity")
+            _check_finite(true, guess)
             ranks = rankdata(true, axis=0), rankdata(guess, axis=0)
             by_slide[row, columns] = gene_pearson(*ranks, np.zeros(len(members))).by_slide[0]
     return GeneScores(by_slide, slides)
@@ -226,9 +225,7 @@ def spot_gain(
     >>> spot_gain(truth, truth, np.array([0.0, 2.0, 1.0])).round(3).tolist()
     [0.673]
     """
-    if np.shape(baseline) != truth.shape[1:]:
-        raise ValueError(f"baseline: expected one value for each of {truth.shape[1]} genes; found {np.shape(baseline)}")
-    return spot_pearson(truth, predicted) - spot_pearson(truth, np.broadcast_to(baseline, truth.shape))
+    return spot_pearson(truth, predicted) - spot_pearson(truth, _constant(baseline, truth))
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
@@ -267,8 +264,7 @@ def _moments(truth: np.ndarray, predicted: np.ndarray, slide: np.ndarray) -> tup
                 t, p = truth[rows] - first[0], predicted[rows] - first[1]
                 sums += t.sum(axis=0), p.sum(axis=0)
                 squares += [np.einsum("ij,ij->j", a, b) for a, b in ((t, t), (p, p), (t, p))]
-            if not np.isfinite(squares).all():
-                raise ValueError("predicted: expected finite values, and finite truth; found NaN or infinity")
+            _check_finite(squares)
         n = len(members)
         out[:, row] = squares - np.stack([sums[0] ** 2, sums[1] ** 2, sums[0] * sums[1]]) / n
         for which in (0, 1):
@@ -281,3 +277,16 @@ def _check_spots(truth: np.ndarray, predicted: np.ndarray, slide: np.ndarray) ->
     _check_shapes(truth, predicted)
     if np.shape(slide) != (len(truth),):
         raise ValueError(f"slide: expected one for each of {len(truth)} spots; found shape {np.shape(slide)}")
+
+
+def _check_finite(*values: np.ndarray | float) -> None:
+    """Refuse NaN and infinity, in the values or in what was summed from them."""
+    if not all(np.isfinite(one).all() for one in values):
+        raise ValueError("predicted: expected finite values, and finite truth; found NaN or infinity")
+
+
+def _constant(baseline: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Prediction of the same profile everywhere, in the shape of the truth."""
+    if np.shape(baseline) != truth.shape[1:]:
+        raise ValueError(f"baseline: expected one value for each of {truth.shape[1]} genes; found {np.shape(baseline)}")
+    return np.broadcast_to(baseline, truth.shape)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
-from stgnn.metrics.expression import _moments, _total
+from stgnn.metrics.expression import _check_finite, _constant, _moments, _total
 from stgnn.metrics.values import _check_shapes
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def mse(truth: Float[np.ndarray, "spots genes"], predicted: Float[np.ndarray, "s
     2.5
     """
     _check_shapes(truth, predicted)
-    return _finite(_total(lambda rows: (_wide(truth, rows) - predicted[rows]) ** 2, *truth.shape) / truth.size)
+    return _mean_over(truth, lambda rows: (_wide(truth, rows) - predicted[rows]) ** 2)
 
 
 def mae(truth: Float[np.ndarray, "spots genes"], predicted: Float[np.ndarray, "spots genes"]) -> float:
@@ -65,7 +66,7 @@ def mae(truth: Float[np.ndarray, "spots genes"], predicted: Float[np.ndarray, "s
     1.5
     """
     _check_shapes(truth, predicted)
-    return _finite(_total(lambda rows: np.abs(_wide(truth, rows) - predicted[rows]), *truth.shape) / truth.size)
+    return _mean_over(truth, lambda rows: np.abs(_wide(truth, rows) - predicted[rows]))
 
 
 def skill(
@@ -100,9 +101,7 @@ def skill(
     >>> skill(truth, np.array([[0.0], [1.0]]), np.array([1.0]))
     0.5
     """
-    if np.shape(baseline) != truth.shape[1:]:
-        raise ValueError(f"baseline: expected one value for each of {truth.shape[1]} genes; found {np.shape(baseline)}")
-    plain = mse(truth, np.broadcast_to(baseline, truth.shape))
+    plain = mse(truth, _constant(baseline, truth))
     if plain == 0:
         raise ValueError("baseline: expected a mean predictor that errs; found none to improve on")
     return 1 - mse(truth, predicted) / plain
@@ -186,7 +185,7 @@ def _wide(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return values[rows].astype(np.float64)
 
 
-def _finite(score: float) -> float:
-    if not np.isfinite(score):
-        raise ValueError("predicted: expected finite values, and finite truth; found NaN or infinity")
-    return score
+def _mean_over(truth: np.ndarray, term: Callable[[np.ndarray], np.ndarray]) -> float:
+    mean = _total(term, *truth.shape) / truth.size
+    _check_finite(mean)
+    return mean
