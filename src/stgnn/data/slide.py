@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from stgnn.data.images import MPP_TOLERANCE, Image
 from stgnn.data.schema import CoordinatesError, CountsError, InputError, number_of
 from stgnn.data.tissue import on_tissue, tissue_mask
 
-__all__ = ["Slide", "check_slide", "merge_genes", "same_mpp"]
+__all__ = ["Slide", "check_slide", "merge_genes", "same_mpp", "take"]
 
 _MANY_OFF_TISSUE = 0.2
 
@@ -76,6 +77,35 @@ class Slide:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    @property
+    def area_um2(self) -> float:
+        """Area of a bin or spot in square micrometres."""
+        return self.width_um**2 * (math.pi / 4 if self.round else 1.0)
+
+
+def take(slide: Slide, rows: np.ndarray) -> Slide:
+    """Keep some bins of a slide, in the order given; its image stays whole.
+
+    Parameters
+    ----------
+    slide
+        The slide.
+    rows
+        Which bins (k,), as indices or as a mask.
+    """
+    return replace(
+        slide,
+        places=slide.places[rows],
+        counts=None if slide.counts is None else slide.counts[rows],
+        total=None if slide.total is None else slide.total[rows],
+        names=slide.names[rows],
+        in_tissue=slide.in_tissue[rows],
+        block=slide.block[rows],
+        guard=slide.guard[rows],
+        rows=slide.rows[rows],
+        grid=None if slide.grid is None else slide.grid[rows],
+    )
 
 
 def check_slide(slide: Slide) -> Slide:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stgnn.data.schema import check_option
 
 if TYPE_CHECKING:
-    from stgnn.methods.base import Annotator
+    from stgnn.methods.base import Annotator, ExpressionPredictor
 
 ANNOTATORS = {
     "stgnn": ("stgnn.methods.spatial_transformer_gnn", "SpatialTransformerGNN"),
@@ -26,7 +26,13 @@ ANNOTATORS = {
     "transformer": ("stgnn.methods.transformer", "Transformer"),
     "scbignn": ("stgnn.methods.scbignn", "ScBiGnn"),
 }
-"""Module and class of each method, by the name that users give it."""
+"""Module and class of each method that annotates, by the name that users give it."""
+
+PREDICTORS = {
+    "mean": ("stgnn.methods.mean", "Mean"),
+    "ridge": ("stgnn.methods.ridge", "Ridge"),
+}
+"""Module and class of each method that predicts expression, by the name that users give it."""
 
 
 def annotator(name: str) -> type[Annotator]:
@@ -57,7 +63,35 @@ def annotator(name: str) -> type[Annotator]:
     return getattr(importlib.import_module(module), cls)
 
 
-def name_of(cls: type[Annotator]) -> str | None:
+def predictor(name: str) -> type[ExpressionPredictor]:
+    """Find the class of a method that predicts expression.
+
+    Parameters
+    ----------
+    name
+        One of the names in :data:`PREDICTORS`.
+
+    Returns
+    -------
+    type
+        A subclass of :class:`stgnn.methods.base.ExpressionPredictor`.
+
+    Raises
+    ------
+    OptionError
+        If there is no such method; the message lists all.
+
+    Examples
+    --------
+    >>> predictor("ridge").__name__
+    'Ridge'
+    """
+    check_option("method", name, PREDICTORS)
+    module, cls = PREDICTORS[name]
+    return getattr(importlib.import_module(module), cls)
+
+
+def name_of(cls: type[Annotator | ExpressionPredictor]) -> str | None:
     """Name of a method's class, or None if it is none of ours.
 
     Examples
@@ -65,5 +99,5 @@ def name_of(cls: type[Annotator]) -> str | None:
     >>> name_of(annotator("logistic"))
     'logistic'
     """
-    names = {place: name for name, place in ANNOTATORS.items()}
+    names = {place: name for name, place in (ANNOTATORS | PREDICTORS).items()}
     return names.get((cls.__module__, cls.__name__))

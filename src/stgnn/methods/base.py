@@ -9,10 +9,11 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import Field, fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from stgnn.methods import ANNOTATORS, annotator, name_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+    from stgnn.data.expression import Expression
+    from stgnn.data.slide import Slide
 
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
@@ -143,6 +147,44 @@ class Annotator(ABC):
             raise FileError("save_model", expected=f"to write {str(folder)!r}", found=found) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+class ExpressionPredictor(ABC):
+    """A method that predicts the expression of every bin of a slide from its image.
+
+    A subclass is a final dataclass whose fields, all with defaults, are its hyper-parameters: plain values that JSON
+    can hold. The constructor stores them; learned attributes end in ``_``.
+
+    Attributes
+    ----------
+    any_width
+        Whether one fitted model predicts bins of any width; else those of the width that it was fitted with.
+    genes_
+        Genes (genes,) that are predicted.
+    """
+
+    any_width: ClassVar[bool] = False
+    genes_: np.ndarray
+
+    @abstractmethod
+    def fit(self, slides: Sequence[Slide]) -> Self:
+        """Learn from slides with counts, all of the same genes, all of whose bins are good; sets ``genes_``."""
+
+    @abstractmethod
+    def predict(self, slide: Slide) -> Expression:
+        """Predict the bins of a slide, whose counts are never looked at."""
+
+    @abstractmethod
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Learned arrays by name, none of them of text."""
+
+    @abstractmethod
+    def _facts(self) -> dict[str, Any]:
+        """Learned values that JSON can hold, by the name of their attribute, which ends in ``_``."""
+
+    @abstractmethod
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take back what ``_arrays`` gave; ``genes_`` and the facts are set already."""
 
 
 def saved_fields(cls: type[Annotator]) -> list[Field]:
