@@ -87,8 +87,10 @@ class RateNetwork(nn.Module):
         self.talk = nn.ModuleDict({str(l): GatTransformer(WIDTHS[l], parts.rounds) for l in heard if parts.graph})
         self.listen = nn.ModuleDict({str(l): LevelAttention(width, WIDTHS[l], SIDE) for l in heard})
         self.norm, self.mlp = nn.LayerNorm(width), mlp(width, 2 * width, width, parts.dropout)
-        self.head = nn.Sequential(nn.LayerNorm(width), mlp(width, 256, len(share) + 1, parts.dropout))
-        last = self.head[1][-1]
+        last = nn.Linear(256, len(share) + 1)
+        self.head = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 256), nn.GELU(), nn.Dropout(parts.dropout), last
+        )
         with torch.no_grad():
             last.weight.mul_(0.1)
             last.bias.copy_(torch.cat([share.clamp(min=1e-8), share.new_tensor([density])]).log())
