@@ -94,7 +94,7 @@ def measure(job: Job) -> dict[str, Any]:
     answer = _ask_peer(job, reference, query) if job.method.group == "peers" else _annotate(job, reference, query)
     seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - used
     memory = _memory_gb()
-    scores, details = score(truth, answer, types, coords, section)
+    scores, details = score(truth, answer, types, coords, section, job.task.without)
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
