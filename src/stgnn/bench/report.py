@@ -216,8 +216,8 @@ _OPEN_SCORES = (
     (
         "rejection_auroc_left_out",
         "Rejection AUROC, the type left out",
-        "One type was left out of the reference. AUROC of the rejection score, its cells against those of types that the "
-        "reference has, mean over seeds; 0.5 is chance.",
+        "One type was left out of the reference. AUROC of the rejection score, its cells against those of types that "
+        "the reference has, mean over seeds; 0.5 is chance.",
     ),
     (
         "rejection_auroc",

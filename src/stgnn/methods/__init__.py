@@ -30,6 +30,7 @@ ANNOTATORS = {
 
 PREDICTORS = {
     "magnet": ("stgnn.methods.magnet", "MagNet"),
+    "dense": ("stgnn.methods.dense", "Dense"),
     "mean": ("stgnn.methods.mean", "Mean"),
     "ridge": ("stgnn.methods.ridge", "Ridge"),
 }
