@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from stgnn.data.images import Image
+from stgnn.data.tissue import tissue_mask
 from stgnn.encoders import extract
 
 if TYPE_CHECKING:
@@ -38,16 +39,22 @@ class Field(Protocol):
 
 @dataclass(frozen=True)
 class Pixels:
-    """The image itself, from -1 to 1, read by region."""
+    """The image itself, read by region, its colours standardised over the slide's tissue, as stains differ."""
 
     image: Image
     um: float
+    mean: Float[np.ndarray, " 3"]
+    spread: Float[np.ndarray, " 3"]
 
     @classmethod
     def of(cls, image: Image, mpp: float) -> Pixels:
         """At about so many micrometres per pixel; an image of about these is read as it is."""
         near = abs(image.mpp - mpp) <= SAME_MPP * mpp
-        return cls(image, image.mpp if near else mpp)
+        mask, coarse = tissue_mask(image)
+        colours = image.region(0, 0, *image.size_um, mpp=coarse)
+        tissue = colours[mask] if mask.any() else colours.reshape(-1, 3)
+        mean, spread = tissue.mean(0, dtype=np.float32), tissue.std(0, dtype=np.float32)
+        return cls(image, image.mpp if near else mpp, mean, np.maximum(spread, 1.0))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -59,7 +66,7 @@ class Pixels:
         """Colours of a rectangle; white beyond the image."""
         um = self.um
         pixels = self.image.region(column * um, row * um, width * um, height * um, um)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 127.5 - 1
+        return np.ascontiguousarray(((pixels - self.mean) / self.spread).transpose(2, 0, 1), dtype=np.float32)
 
 
 @dataclass(frozen=True)
