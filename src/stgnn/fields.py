@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from stgnn.data.images import Image
-from stgnn.data.tissue import tissue_mask
+from stgnn.data.tissue import on_tissue, tissue_mask
 from stgnn.encoders import extract
 
 if TYPE_CHECKING:
@@ -71,21 +71,23 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Features:
-    """Frozen features at the centres of a lattice's cells, standardised over the slide."""
+    """Frozen features at the centres of a lattice's cells, standardised over the slide's tissue; zero beyond it."""
 
     values: Float[np.ndarray, "h w c"]
     um: float
 
     @classmethod
     def of(cls, image: Image, encoder: str, um: float) -> Features:
-        """Extract them, or take them from disk."""
+        """Extract them where there is tissue, or take them from disk."""
         width, height = image.size_um
         rows, columns = max(1, round(height / um)), max(1, round(width / um))
         row, column = np.divmod(np.arange(rows * columns), columns)
-        places = (np.column_stack([column, row]) + 0.5) * um
-        values = np.asarray(extract(image, np.minimum(places, image.size_um), encoder=encoder))
-        spread = values.std(0)
-        values = (values - values.mean(0)) / np.where(spread > 1e-6, spread, 1.0)
+        places = np.minimum((np.column_stack([column, row]) + 0.5) * um, image.size_um)
+        on = on_tissue(*tissue_mask(image), places)
+        found = np.asarray(extract(image, places[on], encoder=encoder))
+        spread = found.std(0)
+        values = np.zeros((len(places), found.shape[1]), dtype=np.float32)
+        values[on] = (found - found.mean(0)) / np.where(spread > 1e-6, spread, 1.0)
         return cls(values.reshape(rows, columns, -1), um)
 
     @property
