@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import scipy.sparse as sp
 
 from stgnn.data.expression import Expression, measured
 from stgnn.data.schema import OptionError
@@ -108,6 +109,21 @@ class Standard:
         [[0.0, 2.0], [10.0, 0.0]]
         """
         return np.clip((values - self.centre) / self.spread, -_MOST_SPREADS, _MOST_SPREADS, dtype=np.float32)
+
+
+def mean_of_rows(
+    values: Float[np.ndarray, "m outputs"], rows: Int[np.ndarray, "n k"]
+) -> Float[np.ndarray, "n outputs"]:
+    """Mean over k rows of a table for each of n, without a copy of those rows.
+
+    Examples
+    --------
+    >>> mean_of_rows(np.array([[0.0], [2.0], [7.0]], dtype=np.float32), np.array([[0, 1], [1, 2]])).ravel().tolist()
+    [1.0, 4.5]
+    """
+    n, k = rows.shape
+    weight = np.full(rows.size, 1 / k, dtype=np.float32)
+    return sp.csr_matrix((weight, rows.ravel(), np.arange(0, rows.size + 1, k)), shape=(n, len(values))) @ values
 
 
 def expression_of(

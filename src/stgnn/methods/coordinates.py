@@ -119,14 +119,11 @@ def _nearest_mean(
     >>> _nearest_mean(known, y, np.array([[0.6, 0.0], [8.0, 0.0]]), 2).ravel().tolist()
     [1.0, 4.5]
     """
-    import scipy.sparse as sp
     from scipy.spatial import cKDTree
 
     k, tree = min(k, len(known)), cKDTree(known)
     out = np.empty((len(asked), y.shape[1]), dtype=np.float32)
     for start in range(0, len(asked), _PART):
         near = tree.query(asked[start : start + _PART], k=np.arange(1, k + 1))[1]
-        ones = np.full(near.size, 1 / k, dtype=np.float32)
-        weight = sp.csr_matrix((ones, near.ravel(), np.arange(0, near.size + 1, k)), shape=(len(near), len(known)))
-        out[start : start + _PART] = weight @ y
+        out[start : start + _PART] = predicting.mean_of_rows(y, near)
     return out

@@ -22,7 +22,7 @@ from stgnn.train import Plan, find_device
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-RINGS_UM = (48.0, 112.0, 200.0)
+RINGS_UM = (48.0, 112.0, 192.0)
 """Distances at which a bin looks around itself, in eight directions each."""
 
 WIDE_UM = 40.0
@@ -40,10 +40,13 @@ class Network(nn.Module):
     def __init__(self, features: int, width: int, outputs: int, sets: int, dropout: float) -> None:
         super().__init__()
         self.phi = nn.ModuleList(mlp(features, width, width, dropout) for _ in range(1 + sets))
-        self.rho = nn.Sequential(nn.LayerNorm((1 + 2 * sets) * width), mlp((1 + 2 * sets) * width, width, outputs, dropout))
-        last = self.rho[-1][-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        pooled_width = (1 + 2 * sets) * width
+        self.rho = nn.Sequential(
+            nn.LayerNorm(pooled_width), nn.Linear(pooled_width, width), nn.GELU(), nn.Dropout(dropout)
+        )
+        self.last = nn.Linear(width, outputs)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
 
     def forward(
         self, own: Float[Tensor, "n d"], sets: Sequence[tuple[Float[Tensor, "n k d"], Bool[Tensor, "n k"]]]
@@ -52,7 +55,7 @@ class Network(nn.Module):
         parts = [self.phi[0](own)]
         for phi, (values, there) in zip(self.phi[1:], sets, strict=True):
             parts += pooled(phi(values), there)
-        return self.rho(torch.cat(parts, dim=1))
+        return self.last(self.rho(torch.cat(parts, dim=1)))
 
 
 def pooled(
@@ -144,7 +147,11 @@ class DeepSets(ExpressionPredictor):
         self.width_um_ = predicting.one_width(slides, "deep-sets")
         own, inside = predicting.features(slides, self.encoder), [self._inside(slide) for slide in slides]
         self.standard_ = predicting.Standard.of(np.concatenate(own))
-        self.inside_ = predicting.Standard.of(np.concatenate(inside).reshape(-1, own[0].shape[1])) if inside[0].size else self.standard_
+        self.inside_ = (
+            predicting.Standard.of(np.concatenate(inside).reshape(-1, own[0].shape[1]))
+            if inside[0].size
+            else self.standard_
+        )
         y = np.concatenate([predicting.with_density(slide, self.scale_) for slide in slides])
         self.target_ = predicting.Standard.of(y)
         view = self._view(own, slides, inside)
@@ -153,8 +160,12 @@ class DeepSets(ExpressionPredictor):
         centre, spread = (torch.from_numpy(x).to(device) for x in (self.target_.centre, self.target_.spread))
 
         def loss(step: int, part: int) -> Tensor:
-            rows = torch.from_numpy(np.random.default_rng([self.random_state, step]).integers(len(known), size=self.batch))
-            return F.mse_loss(self.network_(*view.at(rows.to(device))).float(), (known[rows].to(device) - centre) / spread)
+            rows = torch.from_numpy(
+                np.random.default_rng([self.random_state, step]).integers(len(known), size=self.batch)
+            )
+            return F.mse_loss(
+                self.network_(*view.at(rows.to(device))).float(), (known[rows].to(device) - centre) / spread
+            )
 
         plan = Plan(self.steps, rate=self.rate, decay=self.decay, random_state=self.random_state)
         siblings.train(self.network_, loss, 1, plan, "deep sets")
