@@ -200,6 +200,13 @@ def test_several_slides_and_a_new_one(fitted, train, tmp_path):
         assert score(found, new) > 0.1
 
 
+def test_a_single_slide_without_blocks_is_cut_into_parts(slide):
+    (group,) = predicting.groups_of([replace(slide, block=np.full(len(slide), -1))])
+    assert np.bincount(group).tolist() == [100, 100, 100, 100]
+    (own,) = predicting.groups_of([slide])
+    np.testing.assert_array_equal(own, slide.block)
+
+
 # the laws of each paper
 
 

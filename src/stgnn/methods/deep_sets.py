@@ -134,7 +134,7 @@ class DeepSets(ExpressionPredictor):
     encoder: str = "colour-texture"
     width: int = 256
     dropout: float = 0.2
-    steps: int = 1500
+    steps: int = 1000
     batch: int = 256
     rate: float = 1e-3
     decay: float = 1e-2

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _PART = 1024
+_ONE_IN, _LEAST = 30, 30
 
 
 class Head(nn.Module):
@@ -85,7 +86,8 @@ class Retrieval(ExpressionPredictor):
     temperature
         :math:`\tau`.
     neighbours
-        Profiles that are averaged, :math:`k`; None for one in a hundred of the reference, and 50 at least.
+        Profiles that are averaged, :math:`k`; None for one in thirty of the reference, and 30 at least. The
+        paper has 50, of spots with many more counts than small bins.
     most
         Bins kept as reference; of more, so many are drawn.
     steps, batch
@@ -104,8 +106,8 @@ class Retrieval(ExpressionPredictor):
 
     encoder: str = "colour-texture"
     width: int = 256
-    dropout: float = 0.1
-    temperature: float = 0.1
+    dropout: float = 0.3
+    temperature: float = 0.05
     neighbours: int | None = None
     most: int = 30_000
     steps: int = 1000
@@ -150,7 +152,7 @@ class Retrieval(ExpressionPredictor):
         (x,) = predicting.features([slide], self.encoder)
         device = find_device(self.device)
         bank, network = torch.from_numpy(self.bank_).to(device).T, self.network_.to(device)
-        k = min(self.neighbours or max(50, len(self.bank_) // 100), len(self.bank_))
+        k = min(self.neighbours or max(_LEAST, len(self.bank_) // _ONE_IN), len(self.bank_))
         y = np.empty((len(x), self.reference_.shape[1]), dtype=np.float32)
         for rows in _parts(np.arange(len(x))):
             alike = network.image(torch.from_numpy(self.standard_.see(x[rows])).to(device)).float() @ bank
