@@ -351,6 +351,20 @@ def test_deep_sets_hear_their_neighbours_in_any_order(train, test):
         assert (model.network_(own.flip(0), sets) - expected).abs().max() > 0.01
 
 
+def test_deep_sets_never_look_around_on_another_slide(train, test):
+    model = small("deep-sets").fit([train])
+    both = model._view(predicting.features([train, test], "colour-texture"), [train, test], [model._inside(train)] * 2)
+    (x,) = predicting.features([test], "colour-texture")
+    alone = model._view([x], [test], [model._inside(test)])
+    rows = torch.arange(len(test))
+    own, ((around, there),) = both.at(rows + len(train))
+    expected_own, ((expected, expected_there),) = alone.at(rows)
+    torch.testing.assert_close(own, expected_own)
+    assert torch.equal(there, expected_there)
+    assert there.any()
+    torch.testing.assert_close(around[there], expected[there])
+
+
 def test_deep_sets_look_around_at_places_not_at_ranks():
     grid = np.stack(np.meshgrid(np.arange(40), np.arange(40)), axis=-1).reshape(-1, 2) * 16.0
     near = around_of(grid)
