@@ -17,7 +17,7 @@ from stgnn.nn.levels import WIDTHS, GatTransformer, LevelAttention, Pyramid
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-SPOT, REGION = 2, 4
+SPOT, REGION = 3, 4
 """Maps of the pyramid that stand for the levels of spots and of regions."""
 
 SIDE = 5
