@@ -21,7 +21,14 @@ from stgnn.rate_model import hold_out
 from stgnn.rate_training import Lesson, Recipe, draw, loss_of
 from stgnn.rates import Parts, RateNetwork
 
-SMALL = {"steps": 6, "crop": 128, "bins": 200}
+SMALL = {"steps": 6, "crop": 128, "bins": 200, "encoder": "none"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STGNN_CACHE", str(tmp_path_factory.mktemp("features")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +91,12 @@ def test_points_of_a_spot_lie_in_it():
     assert np.allclose(points.mean(0), 0, atol=1e-9)
 
 
+def test_features_are_read_at_the_centres_of_cells():
+    field = Features(np.arange(12.0, dtype=np.float32).reshape(3, 4, 1), 10.0)
+    places = np.array([[5.0, 5.0], [10.0, 5.0], [35.0, 25.0], [5.0, 10.0], [-50.0, 900.0]])
+    assert field.read(places).ravel().tolist() == [0.0, 0.5, 11.0, 2.0, 8.0]
+
+
 def test_tiles_hold_every_place_once():
     places = np.random.default_rng(0).uniform(0, 1, (500, 2)) * (300, 200)
     seen = []
@@ -125,7 +138,7 @@ def test_every_parameter_is_learned(slide, parts):
 
 def test_the_rate_of_a_place_depends_on_what_lies_a_region_away():
     field = torch.randn(3, 256, 256)
-    place = torch.tensor([[128.0, 128.0]])
+    place, none = torch.tensor([[128.0, 128.0]]), torch.empty(1, 0)
     for parts, heard in (({}, True), ({"cross_attention": False}, False)):
         net, moved = network(5, **parts), field.clone()
         moved[:, :, 224:] += 3.0
@@ -136,7 +149,7 @@ def test_the_rate_of_a_place_depends_on_what_lies_a_region_away():
                     other[level] = a
                 else:
                     other[level] = torch.where(torch.arange(a.shape[2]) >= a.shape[2] // 2 + 1, b, a)
-            far = (net.at(maps, place)[0] - net.at(other, place)[0]).abs().max() > 1e-5
+            far = (net.at(maps, place, none)[0] - net.at(other, place, none)[0]).abs().max() > 1e-5
         assert bool(far) == heard
 
 
@@ -210,5 +223,15 @@ def test_a_fit_resumes_from_its_checkpoint(slide, tmp_path):
 
 
 def test_frozen_features_in_place_of_convolutions(slide):
-    model = MagNet(encoder="colour-texture", feature_um=16.0, steps=4, crop=16, bins=100).fit([slide])
+    model = MagNet(encoder="colour-texture", convolution=False, feature_um=16.0, steps=4, crop=16, bins=100).fit(
+        [slide]
+    )
     assert np.isfinite(model.predict(slide).share).all()
+
+
+def test_frozen_features_beside_convolutions_are_heard(slide):
+    model = MagNet(**(SMALL | {"encoder": "colour-texture", "feature_um": 16.0})).fit([slide])
+    (network,), said = model.model_.networks, model.predict(slide).share
+    with torch.no_grad():
+        network.told[1].weight.zero_()
+    assert not np.allclose(model.predict(slide).share, said)

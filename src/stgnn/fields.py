@@ -103,6 +103,17 @@ class Features:
         out[:, top - row : top - row + own.shape[1], left - column : left - column + own.shape[2]] = own
         return out
 
+    def read(self, places_um: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n c"]:
+        """Features at places, bilinear between the centres of cells, the border's beyond them."""
+        rows, columns = self.shape
+        at = np.clip(places_um / self.um - 0.5, 0, (columns - 1, rows - 1))
+        x0, y0 = np.floor(at).astype(np.int64).T
+        x1, y1 = np.minimum(x0 + 1, columns - 1), np.minimum(y0 + 1, rows - 1)
+        u, v = (at - np.column_stack([x0, y0])).astype(np.float32)[:, :, None].swapaxes(0, 1)
+        upper = self.values[y0, x0] * (1 - u) + self.values[y0, x1] * u
+        lower = self.values[y1, x0] * (1 - u) + self.values[y1, x1] * u
+        return upper * (1 - v) + lower * v
+
 
 def tiles(
     shape: tuple[int, int], places: Float[np.ndarray, "n 2"], core: int, halo: int

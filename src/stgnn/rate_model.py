@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from stgnn.data.expression import Expression, measured
+from stgnn.data.schema import OptionError
 from stgnn.data.slide import Slide, take
 from stgnn.fields import Features, Field, Pixels
 from stgnn.metrics import gene_pearson
@@ -23,8 +24,8 @@ from stgnn.train import Plan, autocast, find_device, fingerprint, progress, seed
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-CONVOLUTION = "conv"
-"""Name of the encoder that is trained with the rest."""
+NONE = "none"
+"""Name for no encoder."""
 
 _HELD_OUT = 8
 """One in so many parts of a slide is held out, where there are too few slides to hold out one."""
@@ -40,12 +41,14 @@ class Settings:
 
     Parameters
     ----------
+    convolution
+        Whether the network slides over the image, else over the frozen features.
     encoder
-        :data:`CONVOLUTION`, or the name of a frozen encoder.
+        Frozen encoder; "none" for none.
     mpp
-        Micrometres per pixel at which the first sees the image.
+        Micrometres per pixel at which convolutions see the image.
     feature_um
-        Micrometres between features of the second.
+        Micrometres between frozen features.
     parts, recipe
         Of the network, and of its training; the recipe's scale is set by the slides.
     steps, rate
@@ -60,6 +63,7 @@ class Settings:
         Folder that keeps the state of training.
     """
 
+    convolution: bool
     encoder: str
     mpp: float
     feature_um: float
@@ -73,20 +77,25 @@ class Settings:
     device: str
     checkpoint: str | None = None
 
-    def field_of(self, slide: Slide) -> Field:
-        """What the network sees of a slide."""
-        if self.encoder == CONVOLUTION:
-            return Pixels.of(slide.image, self.mpp)
-        return Features.of(slide.image, self.encoder, self.feature_um)
+    def see(self, slide: Slide) -> tuple[Field, Features | None]:
+        """What the network slides over, and what it is told of places beside it."""
+        features = None if self.encoder == NONE else Features.of(slide.image, self.encoder, self.feature_um)
+        if self.convolution:
+            return Pixels.of(slide.image, self.mpp), features
+        if features is None:
+            raise OptionError("encoder", expected="the name of an encoder, without convolutions", found=repr(NONE))
+        return features, None
 
-    def network(self, channels: int, share: Float[np.ndarray, " g"], density: float, seed: int) -> RateNetwork:
+    def network(
+        self, channels: int, beside: int, share: Float[np.ndarray, " g"], density: float, seed: int
+    ) -> RateNetwork:
         """A network that says the mean everywhere, about."""
         torch.manual_seed(seed)
-        stem = _STEM if self.encoder == CONVOLUTION else 1
+        stem = _STEM if self.convolution else 1
         start = torch.from_numpy(np.asarray(share, dtype=np.float32))
         if self.recipe.likelihood == "gaussian":
             start = torch.exp(torch.log1p(start * self.recipe.scale))
-        network = RateNetwork(channels, stem, start, density, self.parts)
+        network = RateNetwork(channels, stem, start, density, self.parts, beside)
         return network.to(find_device(self.device))
 
 
@@ -117,32 +126,35 @@ def fit_rates(slides: Sequence[Slide], settings: Settings) -> RateModel:
     scale = scale_of(slides)
     settings = replace(settings, recipe=replace(settings.recipe, scale=scale))
     seen, held = hold_out(slides, settings.random_state)
-    fields = {id(slide.image): settings.field_of(slide) for slide in slides}
+    sights = {id(slide.image): settings.see(slide) for slide in slides}
     lessons, tests = (
-        [Lesson.of(part, fields[id(part.image)]) for part in parts if len(part)] for parts in (seen, held)
+        [Lesson.of(part, *sights[id(part.image)]) for part in parts if len(part)] for parts in (seen, held)
     )
     share, density = _means(slides)
-    channels = fields[id(slides[0].image)].crop(0, 0, 1, 1).shape[0]
+    field, features = sights[id(slides[0].image)]
+    channels, beside = field.crop(0, 0, 1, 1).shape[0], 0 if features is None else features.values.shape[2]
     model = RateModel([], scale, np.empty(0))
     with progress("training", settings.members * settings.steps) as watch:
         for member in range(settings.members):
-            network = settings.network(channels, share, density, seed_of(settings.random_state, member))
+            network = settings.network(channels, beside, share, density, seed_of(settings.random_state, member))
             model.curve += _train(network, member, lessons, tests, settings, watch)
             model.networks.append(network)
     parts = [part for part in held if len(part)]
-    said = [predict_rates(model, part, settings, fields[id(part.image)]) for part in parts]
+    said = [predict_rates(model, part, settings, sights[id(part.image)]) for part in parts]
     model.expected = _expected(parts, said, scale)
     return model
 
 
-def predict_rates(model: RateModel, slide: Slide, settings: Settings, seen: Field | None = None) -> Expression:
-    """What the networks say of a slide."""
+def predict_rates(
+    model: RateModel, slide: Slide, settings: Settings, sight: tuple[Field, Features | None] | None = None
+) -> Expression:
+    """What the networks say of a slide, which may have been looked at already."""
     recipe = replace(settings.recipe, scale=model.scale)
     for network in model.networks:
         network.to(find_device(settings.device)).eval()
     with progress("predicting", len(slide)) as watch:
-        where = settings.field_of(slide) if seen is None else seen
-        return predict(model.networks, slide, where, recipe, settings.views, watch)
+        field, beside = settings.see(slide) if sight is None else sight
+        return predict(model.networks, slide, field, beside, recipe, settings.views, watch)
 
 
 def hold_out(slides: Sequence[Slide], random_state: int) -> tuple[list[Slide], list[Slide]]:
@@ -241,8 +253,9 @@ def unpack(arrays: dict[str, np.ndarray], settings: Settings, scale: float, curv
     for number in range(settings.members):
         start = f"network{number}."
         own = {k.removeprefix(start): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(start)}
-        channels = own["pyramid.stages.0.0.0.weight" if settings.encoder != CONVOLUTION else "pyramid.enter.0.0.weight"]
-        network = settings.network(channels.shape[1], np.ones(len(arrays["expected"])), 1.0, 0)
+        first = own["pyramid.enter.0.0.weight" if settings.convolution else "pyramid.stages.0.0.0.weight"]
+        beside = own["told.1.weight"].shape[1] if "told.1.weight" in own else 0
+        network = settings.network(first.shape[1], beside, np.ones(len(arrays["expected"])), 1.0, 0)
         network.load_state_dict(own)
         networks.append(network)
     return RateModel(networks, scale, arrays["expected"], curve)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stgnn.data.expression import Expression, measured
 from stgnn.data.slide import Slide
-from stgnn.fields import Field, near, quadrature, tiles, turned
+from stgnn.fields import Features, Field, near, quadrature, tiles, turned
 from stgnn.nn.losses import gamma_deviance, negative_binomial_nll, poisson_nll
 from stgnn.rates import RateNetwork
 from stgnn.train import Plan, autocast, fit, seed_of
@@ -84,6 +84,8 @@ class Lesson:
         Of the bins.
     area_um2
         Of a bin.
+    beside
+        Frozen features that the network is told of each place; None for none.
     """
 
     field: Field
@@ -93,12 +95,14 @@ class Lesson:
     width_um: float
     round: bool
     area_um2: float
+    beside: Features | None = None
 
     @classmethod
-    def of(cls, slide: Slide, field: Field) -> Lesson:
+    def of(cls, slide: Slide, field: Field, beside: Features | None = None) -> Lesson:
         """What a learnable slide teaches."""
         counts, total = measured(slide)
-        return cls(field, slide.places / field.um, counts.tocsr(), total, slide.width_um, slide.round, slide.area_um2)
+        places = slide.places / field.um
+        return cls(field, places, counts.tocsr(), total, slide.width_um, slide.round, slide.area_um2, beside)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ class Crop:
 
     field: Tensor
     places: Tensor
+    beside: Tensor
     counts: Tensor
     total: Tensor
     square: Tensor
@@ -117,6 +122,7 @@ class Crop:
         return Crop(
             self.field.to(device),
             self.places.to(device),
+            self.beside.to(device),
             self.counts.to(device),
             self.total.to(device),
             self.square.to(device),
@@ -144,7 +150,8 @@ def _crop(lesson: Lesson, recipe: Recipe, row: int, column: int, inside: np.ndar
     um = lesson.field.um
     if len(inside) > recipe.bins:  # a square of them, not any of them, so that coarser squares are whole
         inside = _square(lesson.places, inside, recipe.bins, rng)
-    places = lesson.places[inside] - (column, row)
+    corner = np.array([column, row])
+    places = lesson.places[inside] - corner
     cells = lesson.field.crop(row, column, recipe.crop, recipe.crop)
     square = np.zeros(len(inside), dtype=np.int64)
     if recipe.coarse_um > lesson.width_um:
@@ -153,18 +160,18 @@ def _crop(lesson: Lesson, recipe: Recipe, row: int, column: int, inside: np.ndar
     points = np.repeat(places, recipe.points, axis=0)
     if recipe.points > 1 or lesson.width_um > um:
         points = points + _within(len(points), lesson.width_um / um, lesson.round, rng)
+    beside = _told(lesson.beside, (points + corner) * um)
     cells, points = turned(cells, points, int(rng.integers(8)))
     shape = (len(cells), 1, 1)
     cells = cells * (1 + recipe.jitter * rng.standard_normal(shape)) + recipe.jitter / 2 * rng.standard_normal(shape)
     counts = lesson.counts[inside].toarray()
-    return Crop(
-        _tensor(cells),
-        _tensor(points),
-        _tensor(counts),
-        _tensor(lesson.total[inside]),
-        torch.from_numpy(square),
-        lesson.area_um2,
-    )
+    arrays = cells, points, beside, counts, lesson.total[inside]
+    field, points_, beside_, counts_, total = (_tensor(x) for x in arrays)
+    return Crop(field, points_, beside_, counts_, total, torch.from_numpy(square), lesson.area_um2)
+
+
+def _told(beside: Features | None, places_um: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n f"]:
+    return np.empty((len(places_um), 0), dtype=np.float32) if beside is None else beside.read(places_um)
 
 
 def _tensor(values: np.ndarray) -> Tensor:
@@ -192,7 +199,7 @@ def loss_of(network: RateNetwork, crop: Crop, recipe: Recipe) -> Tensor:
     Given its total :math:`t_n`, a bin's counts have the mean :math:`t_n p_{ng}`; densities follow the totals by a gamma
     deviance, which does not care for units.
     """
-    out, density = network(crop.field, crop.places)
+    out, density = network(crop.field, crop.places, crop.beside)
     k = len(out) // len(crop.counts)
     log_density = torch.logsumexp(density.view(-1, k), 1) - np.log(k)
     whole = gamma_deviance(crop.total / crop.area_um2, log_density)
@@ -240,6 +247,7 @@ def predict(
     networks: Sequence[RateNetwork],
     slide: Slide,
     field: Field,
+    beside: Features | None,
     recipe: Recipe,
     views: int,
     watch: Callable[[int], None] | None = None,
@@ -254,13 +262,15 @@ def predict(
     side = core + 2 * halo
     for row, column, inside in tiles(field.shape, slide.places / field.um, core, halo):
         cells = field.crop(row, column, side, side)
-        places = slide.places[inside] / field.um - (column, row)
+        corner = np.array([column, row])
+        places = slide.places[inside] / field.um - corner
         points = (places[:, None] + offsets).reshape(-1, 2)
+        told = _tensor(_told(beside, (points + corner) * field.um))
         shares, densities = [], []
         for network in networks:
             for view in range(views):
                 with torch.inference_mode(), autocast(network, "bfloat16"):
-                    said = _say(network, *turned(cells, points, view), len(offsets), recipe)
+                    said = _say(network, *turned(cells, points, view), told, len(offsets), recipe)
                 shares.append(said[0])
                 densities.append(said[1])
         share[inside] = np.mean(shares, axis=0)
@@ -273,11 +283,11 @@ def predict(
 
 
 def _say(
-    network: RateNetwork, cells: np.ndarray, points: np.ndarray, k: int, recipe: Recipe
+    network: RateNetwork, cells: np.ndarray, points: np.ndarray, told: Tensor, k: int, recipe: Recipe
 ) -> tuple[np.ndarray, np.ndarray]:
     """Share of each gene in each bin, and density, from the points in it."""
     device = next(network.parameters()).device
-    out, density = network(torch.from_numpy(cells).to(device), torch.from_numpy(points.astype(np.float32)).to(device))
+    out, density = network(_tensor(cells).to(device), _tensor(points).to(device), told.to(device))
     density = density.exp().view(-1, k)
     weight = density / density.sum(1, keepdim=True)
     share = torch.expm1(out.clamp(min=0)) / recipe.scale if recipe.likelihood == "gaussian" else out.exp()

@@ -24,6 +24,10 @@ SIDE = 5
 """Cells along a side of the window that a place attends to, on either level."""
 
 
+_UNTOLD = 0.3
+"""Share of the frozen features that is left out in training: there are many, and they are much alike."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """What the network is made of; each part can be switched off.
@@ -74,15 +78,20 @@ class RateNetwork(nn.Module):
         Mean counts on a square micrometre in training, likewise.
     parts
         What it is made of.
+    beside
+        Number of frozen features that it is told of each place, beside the field; 0 for none.
     """
 
-    def __init__(self, channels: int, stem: int, share: Float[Tensor, " g"], density: float, parts: Parts) -> None:
+    def __init__(
+        self, channels: int, stem: int, share: Float[Tensor, " g"], density: float, parts: Parts, beside: int = 0
+    ) -> None:
         super().__init__()
         self.parts, self.genes = parts, len(share)
         self.log_dispersion = nn.Parameter(torch.full((len(share),), 2.0))
         self.pyramid = Pyramid(channels, stem)
         width = parts.width
         self.enter = nn.Linear(sum(WIDTHS), width)
+        self.told = nn.Sequential(nn.Dropout(_UNTOLD), nn.Linear(beside, width)) if beside else None
         heard = (SPOT, REGION) if parts.cross_attention else ()
         self.talk = nn.ModuleDict({str(l): GatTransformer(WIDTHS[l], parts.rounds) for l in heard if parts.graph})
         self.listen = nn.ModuleDict({str(l): LevelAttention(width, WIDTHS[l], SIDE) for l in heard})
@@ -96,11 +105,10 @@ class RateNetwork(nn.Module):
             last.bias.copy_(torch.cat([share.clamp(min=1e-8), share.new_tensor([density])]).log())
 
     def forward(
-        self, field: Float[Tensor, "c h w"], places: Float[Tensor, "n 2"]
+        self, field: Float[Tensor, "c h w"], places: Float[Tensor, "n 2"], beside: Float[Tensor, "n f"]
     ) -> tuple[Float[Tensor, "n g"], Float[Tensor, " n"]]:
-        """Log share and log density at places, given in cells of the field, x and y."""
-        maps = self.maps(field)
-        return self.at(maps, places)
+        """Log share and log density at places, given in cells of the field, x and y, and with their features."""
+        return self.at(self.maps(field), places, beside)
 
     def maps(self, field: Float[Tensor, "c h w"]) -> list[Tensor]:
         """Maps of the field, the cells of each level having talked."""
@@ -110,19 +118,21 @@ class RateNetwork(nn.Module):
         return maps
 
     def at(
-        self, maps: Sequence[Tensor], places: Float[Tensor, "n 2"]
+        self, maps: Sequence[Tensor], places: Float[Tensor, "n 2"], beside: Float[Tensor, "n f"]
     ) -> tuple[Float[Tensor, "n g"], Float[Tensor, " n"]]:
         """Log share and log density at places on maps, in full precision: shares span many orders of magnitude."""
         with torch.autocast(places.device.type, enabled=False):
-            return self._at(maps, places)
+            return self._at(maps, places, beside)
 
     def _at(
-        self, maps: Sequence[Tensor], places: Float[Tensor, "n 2"]
+        self, maps: Sequence[Tensor], places: Float[Tensor, "n 2"], beside: Float[Tensor, "n f"]
     ) -> tuple[Float[Tensor, "n g"], Float[Tensor, " n"]]:
         strides = self.pyramid.strides
         fine = F.avg_pool2d(maps[0], 3, 1, 1)  # places are known to a few micrometres only
         read = [lattice.read(x, places, s) for x, s in zip([fine, *maps[1:]], strides, strict=True)]
         x = self.enter(torch.cat(read, 1))
+        if self.told is not None:
+            x = x + self.told(beside)
         y = x
         for level, listen in self.listen.items():
             y = y + listen(x, maps[int(level)], places, strides[int(level)])

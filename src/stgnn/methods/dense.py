@@ -11,7 +11,7 @@ import numpy as np
 from stgnn.data.expression import Expression
 from stgnn.data.slide import Slide
 from stgnn.methods.base import ExpressionPredictor
-from stgnn.rate_model import CONVOLUTION, Settings, fit_rates, pack, predict_rates, unpack
+from stgnn.rate_model import NONE, Settings, fit_rates, pack, predict_rates, unpack
 from stgnn.rate_training import Recipe
 from stgnn.rates import Parts
 
@@ -67,7 +67,8 @@ class Dense(ExpressionPredictor):
 
     def _settings(self) -> Settings:
         return Settings(
-            encoder=CONVOLUTION,
+            convolution=True,
+            encoder=NONE,
             mpp=self.mpp,
             feature_um=1.0,
             parts=Parts(cross_attention=False, graph=False),

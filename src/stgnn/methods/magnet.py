@@ -12,7 +12,7 @@ from stgnn.data.expression import Expression
 from stgnn.data.schema import check_option
 from stgnn.data.slide import Slide
 from stgnn.methods.base import ExpressionPredictor
-from stgnn.rate_model import CONVOLUTION, Settings, fit_rates, pack, predict_rates, unpack
+from stgnn.rate_model import Settings, fit_rates, pack, predict_rates, unpack
 from stgnn.rate_training import LIKELIHOODS, Recipe
 from stgnn.rates import Parts
 
@@ -36,7 +36,9 @@ class MagNet(ExpressionPredictor):
     Parameters
     ----------
     encoder
-        "conv", a convolutional encoder that is trained with the rest, or the name of a frozen one.
+        Frozen encoder whose features the network is told beside what it sees; "none" for none.
+    convolution
+        Whether convolutions, trained with the rest, see the image; else all is learned from frozen features.
     cross_attention, graph
         Parts of the network, each of which can be switched off.
     likelihood
@@ -65,7 +67,8 @@ class MagNet(ExpressionPredictor):
 
     any_width: ClassVar[bool] = True
 
-    encoder: str = CONVOLUTION
+    encoder: str = "colour-texture"
+    convolution: bool = True
     cross_attention: bool = True
     graph: bool = True
     likelihood: str = "poisson"
@@ -97,6 +100,7 @@ class MagNet(ExpressionPredictor):
 
     def _settings(self) -> Settings:
         return Settings(
+            convolution=self.convolution,
             encoder=self.encoder,
             mpp=self.mpp,
             feature_um=self.feature_um,
