@@ -203,12 +203,14 @@ def _method(method: str | Annotator, checkpoint: str | Path | None, device: str,
 
 def _fitted(model: str | Path | Annotator | None, device: str) -> Annotator:
     """Load a saved model, or pass on a fitted one."""
-    from stgnn.methods.base import Annotator, load
+    from stgnn.methods.base import Annotator, ExpressionPredictor, load
 
-    if isinstance(model, (str, Path)):
-        return load(model, device=device)
-    if not isinstance(model, Annotator):
-        raise OptionError("model", expected="a folder, or a fitted method", found=type(model).__name__)
-    if not hasattr(model, "genes_"):
+    found = load(model, device=device) if isinstance(model, (str, Path)) else model
+    if isinstance(found, ExpressionPredictor):
+        what = f"{type(found).__name__}, which predicts expression"
+        raise ModelError(f"model: expected a method that annotates; found {what}")
+    if not isinstance(found, Annotator):
+        raise OptionError("model", expected="a folder, or a fitted method", found=type(found).__name__)
+    if not hasattr(found, "genes_"):
         raise ModelError("model: expected a fitted method; found one not fitted; call fit first, or pass it as method")
-    return model
+    return found
