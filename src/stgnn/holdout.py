@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stgnn.data.expression import learnable
-from stgnn.data.schema import OptionError, check_option, nearest
+from stgnn.data.schema import OptionError, check_option
 from stgnn.data.slide import Slide, take
 from stgnn.splits import block_folds, contiguous_blocks, patient_folds
 
@@ -82,7 +82,7 @@ def holdouts(slides: Sequence[Slide], split: str) -> list[Holdout]:
     --------
     >>> holdouts([], "spots")
     Traceback (most recent call last):
-    stgnn.data.schema.OptionError: split: expected one of patient, block; found 'spots'; ... leak ...
+    stgnn.data.schema.OptionError: split: expected one of patient, block; found 'spots'; random splits ...
     """
     if split not in SPLITS:
         hint = "random splits of spots leak: a spot's neighbours tell what it holds"
@@ -164,10 +164,3 @@ def training(slides: Sequence[Slide], fold: Holdout) -> list[Slide]:
     """Bins of slides to learn from in a fold, the good ones alone."""
     parts = [take(slide, rows) for slide in slides if len(rows := fold.train(slide))]
     return [learnable(part) for part in parts]
-
-
-def pick(names: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse a name that is none of those known."""
-    for name in names:
-        if name not in known:
-            raise OptionError("genes", expected="genes of the slides", found=repr(name), hint=nearest(name, known))

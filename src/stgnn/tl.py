@@ -1,4 +1,4 @@
-"""The front door: one function that reads, fits, predicts and writes."""
+"""The front doors: functions that read, fit, predict and write."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, InputError, ModelError, OptionError
+from stgnn.histology import fit_expression, predict_expression
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from stgnn.methods.base import Annotator
 
-__all__ = ["annotate"]
+__all__ = ["annotate", "fit_expression", "predict_expression"]
 
 
 def annotate(

@@ -124,7 +124,7 @@ def _placed(
     )
 
 
-def slide_from_positions(path: Path, image: Image, width_um: float | None = None) -> Slide:
+def slide_from_positions(path: Path, image: str | Path | Image, mpp: float | None, width_um: float | None) -> Slide:
     """Read the places of bins from a ``.h5ad``, of which expression, if there is any, is not even opened.
 
     Parameters
@@ -133,6 +133,8 @@ def slide_from_positions(path: Path, image: Image, width_um: float | None = None
         The file, with places in full-resolution pixels of the image in ``obsm["spatial"]``.
     image
         The slide's image.
+    mpp
+        Micrometres per pixel of the image; None to take them from the file or the image.
     width_um
         Side of the bins or diameter of the spots in micrometres; None to take it from the file.
 
@@ -149,7 +151,7 @@ def slide_from_positions(path: Path, image: Image, width_um: float | None = None
         As for :func:`stgnn.data.slides.read_slide`.
     """
     adata = open_places(path, "positions")
-    return check_slide(_placed(adata, image, None, SPATIAL_KEY, None, None, width_um))
+    return check_slide(_placed(adata, image, mpp, SPATIAL_KEY, None, None, width_um))
 
 
 def _library(adata: AnnData) -> tuple[str | None, dict[str, Any]]:
