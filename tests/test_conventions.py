@@ -53,7 +53,7 @@ PUBLIC = {
         "write",
     ],
     "stgnn.data.images": ["Image", "SUFFIXES", "check_mpp", "open_image"],
-    "stgnn.data.levels": ["Assignment", "aggregate", "assign", "grid_to_places", "with_one"],
+    "stgnn.data.levels": ["Assignment", "aggregate", "assign", "at_widths", "grid_to_places", "with_one"],
     "stgnn.data.predictions": ["to_anndata"],
     "stgnn.data.slides": ["Slide", "aggregate", "bins_on", "grid_slide", "read_slide", "without_expression"],
     "stgnn.data.spaceranger": ["read_space_ranger"],

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -157,7 +157,12 @@ def _bench() -> None:
 
 
 @_bench.command("run", short_help="Run every task by every method.")
-@click.option("--tasks", default="all", show_default=True, help="Names of tasks, or TOML files, comma-separated.")
+@click.option(
+    "--tasks",
+    default="all",
+    show_default=True,
+    help="Names of tasks, TOML files, all (annotation) or expression; comma-separated.",
+)
 @click.option(
     "--methods",
     default="all",
@@ -192,17 +197,22 @@ def _bench_run(
     is.
     """
     with log_to_stderr(verbose):
+        from stgnn.bench import expression_tasks
         from stgnn.bench import methods as bench_methods
         from stgnn.bench import run as bench_run
         from stgnn.bench import tasks as bench_tasks
 
-        chosen, rows = bench_tasks.find(tasks), bench_methods.find(methods)
+        wanted = expression_tasks.find(tasks)
+        if wanted and left_out:
+            raise OptionError("--left-out", expected="tasks of annotation", found=f"{tasks!r}, of expression")
         interpreters = bench_methods.read_interpreters(peers)
+        folds: list[Any] = [fold for task in wanted for fold in expression_tasks.folds(task, data_dir)]
+        chosen = [] if wanted else bench_tasks.find(tasks)
         if left_out:
             chosen += [open_set for task in chosen for open_set in bench_tasks.left_out(task, data_dir)]
         records = bench_run.run(
-            chosen,
-            rows,
+            [*folds, *chosen],
+            bench_methods.find_predictors(methods) if wanted else bench_methods.find(methods),
             data_dir=data_dir,
             output=output,
             seeds=seeds,

@@ -143,6 +143,69 @@ def _predict(
     )
 
 
+@expression.command("evaluate", short_help="Score methods on patients or blocks that they have not seen.")
+@click.argument("slides", nargs=-1, required=True, type=_PATH)
+@click.option("--split", required=True, help="patient: between patients; block: within slides.")
+@click.option("--method", "methods", multiple=True, help="Method; may be given several times.  [default: all]")
+@click.option(
+    "--width-um", "widths", multiple=True, type=Number(float, "a number"), help="Width of bins beside the slides' own."
+)
+@click.option("--genes", default=100, show_default=True, type=Number(int, "a whole number"), help="Most spatial genes.")
+@click.option("--seeds", default=1, show_default=True, type=Number(int, "a whole number"), help="Seeds: 0, 1, ...")
+@click.option("--output", default="results", show_default=True, type=_PATH, help="Folder to fill.")
+@click.option("--encoder", help="Encoder of the images, for methods that have one.")
+@_MPP
+@click.option("--threads", default=1, show_default=True, type=Number(int, "a whole number"), help="Threads of a run.")
+@click.option("--timeout", type=Number(float, "a number"), help="Seconds after which a run is given up.")
+@VERBOSE
+def _evaluate(
+    slides: tuple[Path, ...],
+    split: str,
+    methods: tuple[str, ...],
+    widths: tuple[float, ...],
+    genes: int,
+    seeds: int,
+    output: Path,
+    encoder: str | None,
+    mpp: float | None,
+    threads: int,
+    timeout: float | None,
+    verbose: bool,
+) -> None:
+    """Predict each patient, or each block of SLIDES, from the others, and score what was predicted.
+
+    Each method with each seed and fold is run in a fresh process; what OUTPUT holds already is not run again, what
+    failed is. Fills OUTPUT with runs.jsonl, metrics and genes as CSV and Parquet, summary.csv, comparisons.csv and
+    folds.json.
+    """
+    from rich.console import Console
+
+    with log_to_stderr(verbose):
+        from stgnn.bench import expression_tables
+        from stgnn.bench.evaluate import evaluate
+
+        records = evaluate(
+            slides,
+            split=split,
+            output=output,
+            methods=",".join(methods) or "all",
+            widths_um=widths,
+            spatial_genes=genes,
+            seeds=seeds,
+            encoder=encoder,
+            mpp=mpp,
+            threads=threads,
+            timeout=timeout,
+        )
+    failed = [record for record in records if record["error"] is not None]
+    if len(failed) < len(records):
+        names = sorted({record["method"] for record in failed})
+        Console().print(expression_tables.show(expression_tables.summary(records), names))
+    for record in failed:
+        click.echo(f"failed   {record['method']}, {record['task']}: {record['error']}")
+    click.echo(f"runs     {len(records):,}, of which {len(failed):,} failed\nwritten  {output}")
+
+
 def _read_genes(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
