@@ -200,7 +200,8 @@ def _evaluate(
     failed = [record for record in records if record["error"] is not None]
     if len(failed) < len(records):
         names = sorted({record["method"] for record in failed})
-        Console().print(expression_tables.show(expression_tables.summary(records), names))
+        wide = None if Console().is_terminal else 160  # a narrow table in a file would be cut
+        Console(width=wide).print(expression_tables.show(expression_tables.summary(records), names))
     for record in failed:
         click.echo(f"failed   {record['method']}, {record['task']}: {record['error']}")
     click.echo(f"runs     {len(records):,}, of which {len(failed):,} failed\nwritten  {output}")

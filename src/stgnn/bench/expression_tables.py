@@ -196,20 +196,29 @@ def show(table: pd.DataFrame, failed: Sequence[str] = ()) -> Table:
 
     table = table[table["genes"] == SETS[0]]
     levels = sorted(table["level"].unique(), key=float)
-    out = Table("task", "method", *(f"{level} um" for level in levels), "of ceiling")
+    tasks = [] if table["task"].nunique() == 1 else ["task"]
+    out = Table(*tasks, "method", *(f"{level} um" for level in levels), "of ceiling")
     title = "Pearson correlation by gene within slides, most spatial genes, log of normalised counts"
     out.title = f"{title} ({', '.join(table['kind'].unique())})"
     for task, own in table.groupby("task", sort=False):
+        first = [task] if tasks else []
         best = own[own["metric"] == PRIMARY]
         order = best.groupby("method")["value"].mean().sort_values(ascending=False, kind="stable").index
         for method in order:
             scores = own[own["method"] == method]
             cells = [_cell(scores, level, PRIMARY) for level in levels]
             share = [_cell(scores, level, "share_of_ceiling", interval=False) for level in levels]
-            out.add_row(task, method + (" (some runs failed)" if method in failed else ""), *cells, " ".join(share))
+            out.add_row(
+                *[task][: len(tasks)],
+                method + (" (some runs failed)" if method in failed else ""),
+                *cells,
+                " ".join(share),
+            )
         for metric, said in (("ceiling", "noise ceiling"), ("total_alone", "measured total alone")):
             first = own[own["method"] == order[0]]
-            out.add_row(task, said, *(_cell(first, level, metric) for level in levels), "", style="dim")
+            out.add_row(
+                *[task][: len(tasks)], said, *(_cell(first, level, metric) for level in levels), "", style="dim"
+            )
     return out
 
 
