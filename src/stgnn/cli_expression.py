@@ -40,7 +40,7 @@ def expression() -> None:
     default=2,
     show_default=True,
     type=Number(int, "a whole number"),
-    help="Fits without some patients or blocks, to learn what to expect of each gene.",
+    help="Fits without some patients or blocks, to learn what to expect of each gene, where the method does not.",
 )
 @click.option("--random-state", default=0, show_default=True, type=Number(int, "a whole number"), help="Seed.")
 @_DEVICE

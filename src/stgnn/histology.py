@@ -64,7 +64,7 @@ def fit_expression(
         Encoder of the images, for methods that have one; see ``stgnn.encoders.ENCODERS``.
     folds
         How many patients (of a single patient, blocks of the slides) to hold out in turn to learn what correlation to
-        expect of each gene; each costs one more fit. 0 for none.
+        expect of each gene, for methods that do not tell that themselves; each costs one more fit. 0 for none.
     save_model
         Folder to save the fitted method in.
     checkpoint
@@ -102,8 +102,10 @@ def fit_expression(
     shared = share_genes(read, genes)
     good = [learnable(slide) for slide in shared]
     parts = None if checkpoint is None else Path(checkpoint)
-    expected, source = _expected(made, shared, int(folds), parts)
     fitted = _with(made, checkpoint=None if parts is None else str(parts / "whole")).fit(good)
+    expected, source = getattr(fitted, "expected_", None), "validation of the method's own"
+    if expected is None:
+        expected, source = _expected(made, shared, int(folds), parts)
     fitted.card_ = _card(fitted, good, expected, source)
     if save_model is not None:
         fitted.save(save_model)

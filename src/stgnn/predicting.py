@@ -92,5 +92,5 @@ def groups_of(slides: Sequence[Slide]) -> list[Int[np.ndarray, " n"]]:
         return [np.searchsorted(blocks, slide.block) for slide in slides]
     if len(slides) > 1:
         return [np.full(len(slide), number) for number, slide in enumerate(slides)]
-    block, _ = contiguous_blocks(slides[0].places, GROUPS, 1e-6)  # guards would only cost bins here
+    block, _ = contiguous_blocks(slides[0].places, GROUPS, slides[0].width_um)
     return [block]

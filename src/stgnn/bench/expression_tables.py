@@ -208,17 +208,11 @@ def show(table: pd.DataFrame, failed: Sequence[str] = ()) -> Table:
             scores = own[own["method"] == method]
             cells = [_cell(scores, level, PRIMARY) for level in levels]
             share = [_cell(scores, level, "share_of_ceiling", interval=False) for level in levels]
-            out.add_row(
-                *[task][: len(tasks)],
-                method + (" (some runs failed)" if method in failed else ""),
-                *cells,
-                " ".join(share),
-            )
+            said = f"{method} (some runs failed)" if method in failed else method
+            out.add_row(*first, said, *cells, " ".join(share))
+        scores = own[own["method"] == order[0]]
         for metric, said in (("ceiling", "noise ceiling"), ("total_alone", "measured total alone")):
-            first = own[own["method"] == order[0]]
-            out.add_row(
-                *[task][: len(tasks)], said, *(_cell(first, level, metric) for level in levels), "", style="dim"
-            )
+            out.add_row(*first, said, *(_cell(scores, level, metric) for level in levels), "", style="dim")
     return out
 
 

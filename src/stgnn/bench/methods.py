@@ -35,11 +35,6 @@ ABLATIONS: dict[str, dict[str, bool | int]] = {
 
 OUR_PREDICTOR = "magnet"
 
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ridge-hest": ("ridge", {"components": 256, "penalty": 100 / (256 * 50)}),
-}
-"""Predictors of expression with other settings than their own, as others have published them."""
-
 PEERS = tuple(SCRIPTS)
 """Methods of other packages, each run by an interpreter that has the package."""
 
@@ -135,8 +130,7 @@ def find_predictors(names: str) -> list[Method]:
     Parameters
     ----------
     names
-        Separated by commas: names of ``stgnn.methods.PREDICTORS``, those of :data:`VARIANTS`, ``path.to.module:Class``,
-        and ``all``.
+        Separated by commas: names of ``stgnn.methods.PREDICTORS``, ``path.to.module:Class``, and ``all``.
 
     Returns
     -------
@@ -150,19 +144,16 @@ def find_predictors(names: str) -> list[Method]:
 
     Examples
     --------
-    >>> [method.name for method in find_predictors("mean,ridge-hest")]
-    ['mean', 'ridge-hest']
+    >>> [method.name for method in find_predictors("mean,ridge")]
+    ['mean', 'ridge']
     """
     found: dict[str, Method] = {}
     for word in [part.strip() for part in names.split(",")]:
-        for name in (*PREDICTORS, *VARIANTS) if word == "all" else (word,):
-            if name in VARIANTS:
-                cls, options = VARIANTS[name]
-                found[name] = Method(name, cls, dict(options))
-            elif name in PREDICTORS or _is_class(name):
+        for name in PREDICTORS if word == "all" else (word,):
+            if name in PREDICTORS or _is_class(name):
                 found[name] = Method(name, name, group="ours" if name == OUR_PREDICTOR else "siblings")
             else:
-                known = ["all", *PREDICTORS, *VARIANTS]
+                known = ["all", *PREDICTORS]
                 expected = f"module:Class or one of {', '.join(known)}"
                 raise OptionError("methods", expected=expected, found=repr(name), hint=nearest(name, known))
     return list(found.values())
