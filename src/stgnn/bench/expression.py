@@ -53,8 +53,8 @@ def measure_fold(job: Job) -> dict[str, Any]:
     by_level: dict[str, Any] = {}
     bins: dict[str, Any] = {}
     model: ExpressionPredictor | None = None
-    finer: list[_Predicted] = []
-    for width, own in at_widths(slides, task.widths_um).items():
+    coarser: list[float] = []
+    for width, own in reversed(at_widths(slides, task.widths_um).items()):  # the least memory first, to measure it well
         known, test = training(own, fold), _tests(own, fold)
         if not known or not test:
             continue
@@ -62,17 +62,17 @@ def measure_fold(job: Job) -> dict[str, Any]:
         if model is None or not model.any_width:
             made = make_predictor(job.method, job.seed)
             model = made.fit(training(slides, fold) if made.any_width else known)
-        coarser = [_Predicted(slide, good, model.predict(without_expression(slide))) for slide, good in test]
+        said = [_Predicted(slide, good, model.predict(without_expression(slide))) for slide, good in test]
         seconds, used = seconds + time.perf_counter() - start, used + cpu_seconds() - start_cpu
         memory = max(memory, memory_gb())
         level, judged = f"{width:g}", [learnable(slide) for slide, _ in test]
-        found, by_gene = score(judged, [one.judged for one in coarser], known_of(known), sets)
-        if finer and model.any_width:
-            found += _consistency(model, finer, width)
+        found, by_gene = score(judged, [one.judged for one in said], known_of(known), sets)
         rows += [{"level": level} | row for row in found]
+        if coarser and model.any_width:
+            rows += _consistency(model, said, coarser[-1])
         by_level[level] = by_gene
         bins[level] = {"train": sum(map(len, known)), "test": sum(map(len, judged))}
-        finer = coarser
+        coarser.append(width)
     if not rows:
         expected = "good bins to learn from and to test at one width"
         raise OptionError("fold", expected=expected, found=f"none in {task.fold!r}")
@@ -146,7 +146,8 @@ def _consistency(model: ExpressionPredictor, finer: Sequence[_Predicted], width:
         direct = model.predict(take(aggregate(without_expression(slide), width), full))
         fine, coarse = (one.share * one.total.astype(np.float32)[:, None] for one in (guess, direct))
         errors.append(consistency_error(fine, operator[full].T.tocsr(), coarse))
-    return [{"genes": "all", "metric": "consistency_error", "value": float(np.mean(errors))}] if errors else []
+    row = {"level": f"{width:g}", "genes": "all", "metric": "consistency_error"}
+    return [row | {"value": float(np.mean(errors))}] if errors else []
 
 
 def _tested(slides: Sequence[Slide], fold: Holdout) -> dict[str, Any]:

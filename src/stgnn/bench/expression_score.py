@@ -93,12 +93,6 @@ def score(
     by_gene : dict
         For each slide, its patient and the list of ``pearson``, ``spearman`` and ``ceiling`` of all genes, None where a
         gene is constant.
-
-    Examples
-    --------
-    >>> from stgnn.bench.expression_score import score
-    >>> score.__name__
-    'score'
     """
     counts, total = _stacked(slides)
     slide = np.concatenate([np.full(len(one), number) for number, one in enumerate(slides)])
@@ -108,26 +102,29 @@ def score(
     truth = metrics.log1p_normalised(counts, total, known.scale).toarray()
     guess = np.log1p(share * np.float32(known.scale))
     where = _Bins(slides, slide, np.array([one.patient for one in slides])[slide])
-    rows: list[dict[str, Any]] = []
+    # all genes as a view: of the largest slides there is room for few copies
+    picks = {name: slice(None) if len(columns) == len(known.mean) else columns for name, columns in gene_sets.items()}
+    found: dict[str, dict[str, float]] = {}
     by_gene: dict[str, Any] = {}
-    for name, columns in gene_sets.items():
-        whole = len(columns) == truth.shape[1]
-        part = (truth, guess) if whole else (truth[:, columns], guess[:, columns])
-        own, scores = _normalised(*part, known, columns, where, ceiling)
-        rows += [{"genes": name, "metric": metric, "value": value} for metric, value in own.items()]
-        if whole:
+    for name, pick in picks.items():
+        found[name], scores = _normalised(truth[:, pick], guess[:, pick], known, pick, where, ceiling)
+        if isinstance(pick, slice):
             by_gene = scores
-    del truth, guess, part
-    log_counts, dense = metrics.log1p_counts(counts).toarray(), counts.toarray()
-    expected = np.log1p(share * expected_total.astype(np.float32)[:, None])
-    for name, columns in gene_sets.items():
-        log = log_counts[:, columns]
-        own = {
-            "pearson_counts": where.mean(metrics.gene_pearson(log, expected[:, columns], slide)),
-            "total_alone_counts": where.mean(_by_total(log, total, slide, known.by_total[1, columns])),
-            "deviance_explained": _deviance(dense[:, columns], share[:, columns], total, known.profile[columns]),
-        }
-        rows += [{"genes": name, "metric": metric, "value": value} for metric, value in own.items()]
+    del truth, guess
+    truth, guess = metrics.log1p_counts(counts).toarray(), np.log1p(share * np.float32(expected_total)[:, None])
+    for name, pick in picks.items():
+        found[name]["pearson_counts"] = where.mean(metrics.gene_pearson(truth[:, pick], guess[:, pick], slide))
+        alone = _by_total(truth[:, pick], total, slide, known.by_total[1, pick])
+        found[name]["total_alone_counts"] = where.mean(alone)
+    del truth, guess
+    dense = counts.toarray()
+    for name, pick in picks.items():
+        found[name]["deviance_explained"] = _deviance(dense[:, pick], share[:, pick], total, known.profile[pick])
+    rows: list[dict[str, Any]] = [
+        {"genes": name, "metric": metric, "value": value}
+        for name, own in found.items()
+        for metric, value in own.items()
+    ]
     of_total = metrics.gene_pearson(np.log1p(total)[:, None], np.log1p(expected_total)[:, None], slide)
     rows.append({"genes": "all", "metric": "pearson_of_total", "value": where.mean(of_total)})
     rows.append({"genes": "all", "metric": "bins", "value": float(len(total))})
@@ -152,7 +149,7 @@ def _normalised(
     truth: Float[np.ndarray, "bins genes"],
     guess: Float[np.ndarray, "bins genes"],
     known: Known,
-    columns: np.ndarray,
+    columns: np.ndarray | slice,
     where: _Bins,
     ceiling: GeneScores | None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
@@ -220,10 +217,12 @@ def _deviance(counts: np.ndarray, share: np.ndarray, total: np.ndarray, profile:
     counted = (profile > 0) & (counts.sum(axis=0) > 0)  # a gene without a count in training has no baseline
     if not counted.any():
         return float("nan")
-    least = np.maximum(share[:, counted], (_LEAST_MEAN * profile[counted]).astype(np.float32))
+    if not counted.all():
+        counts, share, profile = counts[:, counted], share[:, counted], profile[counted]
+    expected = np.maximum(share, (_LEAST_MEAN * profile).astype(np.float32))
     depth = total.astype(np.float32)[:, None]
-    baseline = depth * profile[counted].astype(np.float32)
-    return metrics.deviance_explained(counts[:, counted], least * depth, baseline)
+    expected *= depth
+    return metrics.deviance_explained(counts, expected, depth * profile.astype(np.float32))
 
 
 def _ssim(truth: np.ndarray, guess: np.ndarray, extent: np.ndarray, where: _Bins) -> float:
