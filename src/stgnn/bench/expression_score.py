@@ -111,7 +111,7 @@ def score(
         if isinstance(pick, slice):
             by_gene = scores
     del truth, guess
-    truth, guess = metrics.log1p_counts(counts).toarray(), np.log1p(share * np.float32(expected_total)[:, None])
+    truth, guess = metrics.log1p_counts(counts).toarray(), np.log1p(share * expected_total.astype(np.float32)[:, None])
     for name, pick in picks.items():
         found[name]["pearson_counts"] = where.mean(metrics.gene_pearson(truth[:, pick], guess[:, pick], slide))
         alone = _by_total(truth[:, pick], total, slide, known.by_total[1, pick])
