@@ -17,6 +17,12 @@ MAX_GENES = 600
 MAX_CELLS = 6000
 """Regressions are fitted on at most this many reference cells, rare types kept whole as far as they fit."""
 
+PENALTIES = (0.003, 0.03)
+"""Inverse penalties of the regressions on genes alone."""
+
+GENES_ALONE = 2 + len(PENALTIES)
+"""So many experts come first that can judge other queries by genes alone: two profiles, then the regressions."""
+
 CONTEXT = (((6, 30, 150), 0.01, True), ((15, 60), 0.05, False))
 """Context experts: sizes of the neighbourhoods they see, inverse penalty, whether types weigh the same."""
 
@@ -84,7 +90,7 @@ def convene(reference: Cells, query: Cells, random_state: int) -> Council:
     first = experts.mix([np.exp(log) for log in said.values()])
     scale = common_scale(reference, query, first, random_state)
     few = stratified(labels, MAX_CELLS, random_state)
-    for C in (0.003, 0.03):
+    for C in PENALTIES:
         council[f"regression, {C}"] = shallow.regress(scale.reference[few], labels[few], n_types, C=C, balanced=True)
     if reference.coords is not None and query.coords is not None:
         council |= _contextual(reference, scale.reference, few, random_state)

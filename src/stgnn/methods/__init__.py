@@ -29,6 +29,7 @@ ANNOTATORS = {
 """Module and class of each method that annotates, by the name that users give it."""
 
 PREDICTORS = {
+    "magnet": ("stgnn.methods.magnet", "MagNet"),
     "mean": ("stgnn.methods.mean", "Mean"),
     "ridge": ("stgnn.methods.ridge", "Ridge"),
 }

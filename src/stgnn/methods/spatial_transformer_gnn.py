@@ -12,6 +12,7 @@ import torch
 from scipy.special import log_softmax, softmax
 
 from stgnn import __version__, bilevel, experts, registration, shallow, teacher
+from stgnn.council import GENES_ALONE
 from stgnn.data.cells import Cells, Prediction
 from stgnn.lesson import Layout, Lesson, prepare, shape_arrays, shape_from, standardised
 from stgnn.methods.base import Annotator
@@ -21,10 +22,10 @@ from stgnn.standins import labels_of
 from stgnn.students import consensus, purity
 from stgnn.teacher import Teaching
 from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
-from stgnn.unknown import rejection, strangeness, usual
+from stgnn.unknown import discord, rejection, strangeness, usual
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 NETWORK_WEIGHT = 0.5
 """Weight of the networks' mean log-probabilities beside the council's."""
@@ -143,7 +144,8 @@ class SpatialTransformerGNN(Annotator):
         council, said, states = self._judge(query, features, genes)
         joint, agreement = self._placed(council + NETWORK_WEIGHT * said, query, features)
         proba = softmax(joint * self.temperature_, axis=1)
-        strange = strangeness(features, proba.argmax(1), cast(Clusters, self.council_[-1]), self.means_) / self.usual_
+        odd = self._odd(shallow.View(query, features), proba.argmax(1))
+        strange, apart = (values / typical for values, typical in zip(odd, self.usual_, strict=True))
         details: dict[str, Any] = {
             **self.decisions_,
             "registration": agreement,
@@ -152,7 +154,7 @@ class SpatialTransformerGNN(Annotator):
             "space_used": query.coords is not None and self.openness_ > 0,
             "space": _space(query, self.openness_) if placed else "off: the query has no coordinates",
         }
-        return Prediction(proba.astype(np.float32), states, rejection(proba, strange), THRESHOLD, details)
+        return Prediction(proba.astype(np.float32), states, rejection(proba, strange, apart), THRESHOLD, details)
 
     def _see(self, cells: Cells) -> Cells:
         """Cells without their places where no part of the model is to look at them."""
@@ -175,7 +177,7 @@ class SpatialTransformerGNN(Annotator):
     def _confer(self, query: Cells, teaching: Teaching) -> None:
         """Let cells alike be called together, as far as the query teaches itself and clusters are types.
 
-        With that all is said: how sure to be, and how much strangeness is usual, follow from it.
+        With that all is said: how sure to be, and how much strangeness and discord are usual, follow from it.
         """
         features, genes = self.shape_.see(standardised(query))
         council, said, _ = self._judge(query, features, genes)
@@ -192,7 +194,21 @@ class SpatialTransformerGNN(Annotator):
         self.calm_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
         joint, _ = self._placed(joint, query, view.features)
         self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
-        self.usual_ = usual(strangeness(view.features, joint.argmax(1), clusters, self.means_))
+        self.usual_ = [usual(values) for values in self._odd(view, joint.argmax(1))]
+
+    def _odd(
+        self, view: shallow.View, kind: Int[np.ndarray, " n"]
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """How strange cells are for what they are called, and how far the experts of genes alone differ on them.
+
+        Neither students nor networks are asked: they learn from guesses, and so are sure of unknown types, too.
+        """
+        clusters = cast(Clusters, self.council_[-1])
+        said = [expert.log_proba(view) for expert in self.council_[:GENES_ALONE]]
+        return (
+            strangeness(view.features, kind, clusters, self.means_),
+            discord([experts.floored(log) for log in said], view.features, clusters),
+        )
 
     def _placed(
         self, joint: Float[np.ndarray, "n c"], query: Cells, features: Float[np.ndarray, "n f"]

@@ -58,6 +58,45 @@ def edge_attention(
     return torch.stack(heads, 1)
 
 
+def gatv2_attention(
+    target: Float[Tensor, "n h d"],
+    source: Float[Tensor, "m h d"],
+    neighbours: Int[Tensor, "n k"],
+    mask: Bool[Tensor, "n k"],
+    score: Float[Tensor, "h d"],
+) -> tuple[Float[Tensor, "n h d"], Float[Tensor, "n k h"]]:
+    r"""Attend over graph neighbours by a score that mixes both sides before it is made a number.
+
+    .. math:: o_i = \sum_j \alpha_{ij} r_j, \quad
+        \alpha_{ij} = \mathrm{softmax}_j\big(a \cdot \mathrm{LeakyReLU}(l_i + r_j)\big)
+
+    References
+    ----------
+    Brody et al., How attentive are graph attention networks?, ICLR 2022.
+
+    Parameters
+    ----------
+    target
+        What each node shows as a listener, :math:`l`.
+    source
+        What each node shows and says, :math:`r`.
+    neighbours
+        Whom each node listens to, itself included where it should be; any index where ``mask`` is False.
+    mask
+        Which entries of ``neighbours`` are real; one or more in each row.
+    score
+        :math:`a`, for each head.
+
+    Returns
+    -------
+    The messages and the weights :math:`\alpha`, which sum to 1 over the neighbours.
+    """
+    near = source[neighbours]  # (n, k, h, d)
+    value = (F.leaky_relu(target[:, None] + near, 0.2) * score).sum(-1)
+    weight = value.masked_fill(~mask[..., None], -torch.inf).softmax(1)
+    return torch.einsum("nkh,nkhd->nhd", weight, near), weight
+
+
 def position_features(
     position: Float[Tensor, "n p"], frequency: Float[Tensor, "f p"], weight: Float[Tensor, "f"]
 ) -> Float[Tensor, "n 2f+1"]:

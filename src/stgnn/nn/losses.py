@@ -50,3 +50,34 @@ def contrastive(
         return score.sum() * 0.0
     near = score.masked_fill(~positive, -torch.inf)[has].logsumexp(1)
     return (score[has].logsumexp(1) - near).mean()
+
+
+def poisson_nll(counts: Float[Tensor, "n g"], log_mean: Float[Tensor, "n g"]) -> Float[Tensor, "n g"]:
+    r"""Negative log-likelihood of Poisson counts, without what no prediction changes: :math:`\mu - c \log \mu`."""
+    return log_mean.exp() - counts * log_mean
+
+
+def negative_binomial_nll(
+    counts: Float[Tensor, "n g"], log_mean: Float[Tensor, "n g"], log_dispersion: Float[Tensor, " g"]
+) -> Float[Tensor, "n g"]:
+    r"""Negative log-likelihood of counts of variance :math:`\mu + \mu^2 / \theta`, less :math:`\log c!`.
+
+    Parameters
+    ----------
+    counts
+        Raw counts.
+    log_mean
+        :math:`\log \mu`.
+    log_dispersion
+        :math:`\log \theta`.
+    """
+    theta = log_dispersion.exp()
+    both = torch.logaddexp(log_mean, log_dispersion.expand_as(log_mean))
+    chance = torch.lgamma(theta) - torch.lgamma(counts + theta)
+    return chance + (counts + theta) * both - counts * log_mean - theta * log_dispersion
+
+
+def gamma_deviance(truth: Float[Tensor, " n"], log_mean: Float[Tensor, " n"]) -> Tensor:
+    r"""Mean of :math:`y / \mu - \log(y / \mu) - 1`: zero where all is met, and the same in any unit."""
+    ratio = truth.clamp(min=1e-12).log() - log_mean
+    return (ratio.exp() - ratio - 1).mean()

@@ -1,0 +1,193 @@
+"""A slide as a field that networks slide over: its pixels, or frozen features on a lattice, in cells of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from stgnn.data.images import Image
+from stgnn.encoders import extract
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+SAME_MPP = 0.05
+"""Share by which an image's micrometres per pixel may differ from those asked for without being resampled."""
+
+
+class Field(Protocol):
+    """What a network sees of a slide."""
+
+    @property
+    def um(self) -> float:
+        """Side of a cell in micrometres."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        ...
+
+    def crop(self, row: int, column: int, height: int, width: int) -> Float[np.ndarray, "c h w"]:
+        """Cells of a rectangle, float32; those beyond the slide are as blank as its background."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The image itself, from -1 to 1, read by region."""
+
+    image: Image
+    um: float
+
+    @classmethod
+    def of(cls, image: Image, mpp: float) -> Pixels:
+        """At about so many micrometres per pixel; an image of about these is read as it is."""
+        near = abs(image.mpp - mpp) <= SAME_MPP * mpp
+        return cls(image, image.mpp if near else mpp)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        width, height = self.image.size_um
+        return max(1, round(height / self.um)), max(1, round(width / self.um))
+
+    def crop(self, row: int, column: int, height: int, width: int) -> Float[np.ndarray, "3 h w"]:
+        """Colours of a rectangle; white beyond the image."""
+        um = self.um
+        pixels = self.image.region(column * um, row * um, width * um, height * um, um)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """Frozen features at the centres of a lattice's cells, standardised over the slide."""
+
+    values: Float[np.ndarray, "h w c"]
+    um: float
+
+    @classmethod
+    def of(cls, image: Image, encoder: str, um: float) -> Features:
+        """Extract them, or take them from disk."""
+        width, height = image.size_um
+        rows, columns = max(1, round(height / um)), max(1, round(width / um))
+        row, column = np.divmod(np.arange(rows * columns), columns)
+        places = (np.column_stack([column, row]) + 0.5) * um
+        values = np.asarray(extract(image, np.minimum(places, image.size_um), encoder=encoder))
+        spread = values.std(0)
+        values = (values - values.mean(0)) / np.where(spread > 1e-6, spread, 1.0)
+        return cls(values.reshape(rows, columns, -1), um)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.values.shape[0], self.values.shape[1]
+
+    def crop(self, row: int, column: int, height: int, width: int) -> Float[np.ndarray, "c h w"]:
+        """Features of a rectangle; zero, which is their mean, beyond the slide."""
+        out = np.zeros((self.values.shape[2], height, width), dtype=np.float32)
+        top, left = max(row, 0), max(column, 0)
+        own = self.values[top : max(row + height, 0), left : max(column + width, 0)].transpose(2, 0, 1)
+        out[:, top - row : top - row + own.shape[1], left - column : left - column + own.shape[2]] = own
+        return out
+
+
+def tiles(
+    shape: tuple[int, int], places: Float[np.ndarray, "n 2"], core: int, halo: int
+) -> Iterator[tuple[int, int, Int[np.ndarray, " k"]]]:
+    """Cut a field into squares, those with any place in them.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns of the field.
+    places
+        Places in cells, x and y.
+    core
+        Side of a square without its halo.
+    halo
+        Cells around it that a network sees, too.
+
+    Yields
+    ------
+    row, column
+        Upper-left corner of the square with its halo; it may lie outside of the field.
+    inside
+        Which places lie in its core; each place lies in one.
+    """
+    at = np.clip(np.floor(places / core).astype(np.int64), 0, [(shape[1] - 1) // core, (shape[0] - 1) // core])
+    square, owner = np.unique(at[:, ::-1], axis=0, return_inverse=True)
+    order = np.argsort(owner.ravel(), kind="stable")
+    ends = np.searchsorted(owner.ravel()[order], np.arange(len(square) + 1))
+    for number, (row, column) in enumerate(square):
+        yield int(row) * core - halo, int(column) * core - halo, order[ends[number] : ends[number + 1]]
+
+
+def turned(
+    crop: np.ndarray, places: Float[np.ndarray, "n 2"], view: int
+) -> tuple[np.ndarray, Float[np.ndarray, "n 2"]]:
+    """See a square crop from one of its eight sides.
+
+    Parameters
+    ----------
+    crop
+        Cells (c, side, side).
+    places
+        Places in cells, x and y.
+    view
+        0 to 7: quarter turns, and from 4 on mirrored first.
+
+    Returns
+    -------
+    The crop and the places, which lie on what they lay on.
+
+    Examples
+    --------
+    >>> crop = np.arange(4.0).reshape(1, 2, 2)
+    >>> seen, places = turned(crop, np.array([[0.5, 1.5]]), 5)
+    >>> float(crop[0, 1, 0]) == float(seen[0, int(places[0, 1]), int(places[0, 0])])
+    True
+    """
+    side = crop.shape[-1]
+    if view >= 4:
+        crop, places = crop[..., ::-1], np.column_stack([side - places[:, 0], places[:, 1]])
+    for _ in range(view % 4):
+        crop, places = crop.swapaxes(-1, -2)[..., ::-1], np.column_stack([side - places[:, 1], places[:, 0]])
+    return np.ascontiguousarray(crop), places
+
+
+def quadrature(width_um: float, round_: bool, spacing_um: float) -> Float[np.ndarray, "k 2"]:
+    """Offsets from the centre of a bin at which to read a rate that is to be averaged over it, on a square lattice.
+
+    A bin twice as wide has the points of the four that it is made of, so that its mean is theirs.
+
+    Parameters
+    ----------
+    width_um
+        Side of a square bin, or diameter of a round spot, in micrometres.
+    round_
+        Whether it is a round spot.
+    spacing_um
+        Distance between points in micrometres; a narrower bin has one point.
+
+    Examples
+    --------
+    >>> quadrature(16.0, False, 8.0).tolist()
+    [[-4.0, -4.0], [4.0, -4.0], [-4.0, 4.0], [4.0, 4.0]]
+    """
+    n = max(1, round(width_um / spacing_um))
+    step = ((np.arange(n) + 0.5) / n - 0.5) * width_um
+    x, y = np.meshgrid(step, step)
+    points = np.column_stack([x.ravel(), y.ravel()])
+    if round_ and n > 1:
+        points = points[(points**2).sum(1) <= (width_um / 2) ** 2]
+    return points
+
+
+def near(places: Float[np.ndarray, "n 2"], row: int, column: int, side: int, margin: float) -> Bool[np.ndarray, " n"]:
+    """Whether places lie in a square, further than ``margin`` from its sides."""
+    x, y = places[:, 0] - column, places[:, 1] - row
+    return (x >= margin) & (x < side - margin) & (y >= margin) & (y < side - margin)

@@ -1,0 +1,125 @@
+"""MagNet: expression from histology at any resolution, by levels of tissue that talk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, final
+
+import numpy as np
+
+from stgnn.data.expression import Expression
+from stgnn.data.schema import check_option
+from stgnn.data.slide import Slide
+from stgnn.methods.base import ExpressionPredictor
+from stgnn.rate_model import CONVOLUTION, Settings, fit_rates, pack, predict_rates, unpack
+from stgnn.rate_training import LIKELIHOODS, Recipe
+from stgnn.rates import Parts
+
+
+@final
+@dataclass(eq=False)
+class MagNet(ExpressionPredictor):
+    r"""Rates over a slide from three levels: places, spots and regions; see :class:`stgnn.rates.RateNetwork`.
+
+    .. math:: c_{ng} \sim \mathrm{Poisson}\big(t_n\, p_{ng}\big), \quad
+        p_{ng} = \frac{\int_n \rho(r)\, p_g(r)\, dr}{\int_n \rho(r)\, dr}
+
+    The rate is integrated over any bin or spot, so one fitted model predicts bins of any width.
+
+    References
+    ----------
+    Zhu et al., MagNet: Multi-Level Attention Graph Network for Predicting High-Resolution Spatial Transcriptomics,
+    arXiv 2502.21011. The paper's model is another in this: it has a head for each of its three resolutions, trained to
+    agree.
+
+    Parameters
+    ----------
+    encoder
+        "conv", a convolutional encoder that is trained with the rest, or the name of a frozen one.
+    cross_attention, graph
+        Parts of the network, each of which can be switched off.
+    likelihood
+        "poisson", "negative-binomial", or "gaussian", of log-normalised values.
+    coarse_um
+        Side of the squares, in micrometres, whose summed counts are learned beside those of the bins; 0 for none.
+    mpp
+        Micrometres per pixel at which the convolutions see the image.
+    feature_um
+        Micrometres between frozen features.
+    crop
+        Side of a training crop, in pixels or features.
+    bins, points
+        Bins learned from in each crop, and places in each bin.
+    steps, rate
+        Updates of each network, and the highest learning rate.
+    members, views
+        Networks, and symmetric views of the image, whose predictions are averaged.
+    random_state
+        Seed.
+    device
+        "auto", "cpu", "cuda", ...
+    checkpoint
+        Folder that keeps the state of training; a killed run resumes from it.
+    """
+
+    any_width: ClassVar[bool] = True
+
+    encoder: str = CONVOLUTION
+    cross_attention: bool = True
+    graph: bool = True
+    likelihood: str = "poisson"
+    coarse_um: float = 64.0
+    mpp: float = 2.0
+    feature_um: float = 32.0
+    crop: int = 640
+    bins: int = 2500
+    points: int = 1
+    steps: int = 1000
+    rate: float = 3e-3
+    members: int = 1
+    views: int = 2
+    random_state: int = 0
+    device: str = "auto"
+    checkpoint: str | None = None
+
+    def fit(self, slides: Sequence[Slide]) -> Self:
+        """Train the networks."""
+        check_option("likelihood", self.likelihood, LIKELIHOODS)
+        self.genes_ = slides[0].genes
+        self.model_ = fit_rates(slides, self._settings())
+        self.expected_ = self.model_.expected
+        return self
+
+    def predict(self, slide: Slide) -> Expression:
+        """Integrate the rates over each bin."""
+        return predict_rates(self.model_, slide, self._settings())
+
+    def _settings(self) -> Settings:
+        return Settings(
+            encoder=self.encoder,
+            mpp=self.mpp,
+            feature_um=self.feature_um,
+            parts=Parts(self.cross_attention, self.graph),
+            recipe=Recipe(
+                self.likelihood, crop=self.crop, bins=self.bins, points=self.points, coarse_um=self.coarse_um
+            ),
+            steps=self.steps,
+            rate=self.rate,
+            members=self.members,
+            views=self.views,
+            random_state=self.random_state,
+            device=self.device,
+            checkpoint=self.checkpoint,
+        )
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return pack(self.model_)
+
+    def _facts(self) -> dict[str, Any]:
+        return {"scale_": self.model_.scale, "curve_": self.model_.curve}
+
+    def _restore(self, arrays: dict[str, np.ndarray]) -> None:
+        own: dict[str, Any] = vars(self)
+        self.model_ = unpack(arrays, self._settings(), own["scale_"], own["curve_"])
+        self.expected_ = self.model_.expected

@@ -1,0 +1,248 @@
+"""Networks of rates fitted on slides: which bins are held out, how the slides are seen, what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from stgnn.data.expression import Expression, measured
+from stgnn.data.slide import Slide, take
+from stgnn.fields import Features, Field, Pixels
+from stgnn.metrics import gene_pearson
+from stgnn.predicting import scale_of, targets
+from stgnn.rate_training import Lesson, Recipe, draw, loss_of, predict, train
+from stgnn.rates import Parts, RateNetwork
+from stgnn.splits import contiguous_blocks
+from stgnn.train import Plan, autocast, find_device, fingerprint, progress, seed_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+CONVOLUTION = "conv"
+"""Name of the encoder that is trained with the rest."""
+
+_HELD_OUT = 8
+"""One in so many parts of a slide is held out, where there are too few slides to hold out one."""
+
+_LOOKS = 20
+_CROPS_TO_CHECK = 8
+_STEM = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How slides are seen and networks trained.
+
+    Parameters
+    ----------
+    encoder
+        :data:`CONVOLUTION`, or the name of a frozen encoder.
+    mpp
+        Micrometres per pixel at which the first sees the image.
+    feature_um
+        Micrometres between features of the second.
+    parts, recipe
+        Of the network, and of its training; the recipe's scale is set by the slides.
+    steps, rate
+        Updates, and the highest learning rate.
+    members, views
+        Networks, and symmetric views of the image, whose words are averaged.
+    random_state
+        Seed.
+    device
+        Where to compute.
+    checkpoint
+        Folder that keeps the state of training.
+    """
+
+    encoder: str
+    mpp: float
+    feature_um: float
+    parts: Parts
+    recipe: Recipe
+    steps: int
+    rate: float
+    members: int
+    views: int
+    random_state: int
+    device: str
+    checkpoint: str | None = None
+
+    def field_of(self, slide: Slide) -> Field:
+        """What the network sees of a slide."""
+        if self.encoder == CONVOLUTION:
+            return Pixels.of(slide.image, self.mpp)
+        return Features.of(slide.image, self.encoder, self.feature_um)
+
+    def network(self, channels: int, share: Float[np.ndarray, " g"], density: float, seed: int) -> RateNetwork:
+        """A network that says the mean everywhere, about."""
+        torch.manual_seed(seed)
+        stem = _STEM if self.encoder == CONVOLUTION else 1
+        start = torch.from_numpy(np.asarray(share, dtype=np.float32))
+        if self.recipe.likelihood == "gaussian":
+            start = torch.exp(torch.log1p(start * self.recipe.scale))
+        network = RateNetwork(channels, stem, start, density, self.parts)
+        return network.to(find_device(self.device))
+
+
+@dataclass
+class RateModel:
+    """Fitted networks, and what they were fitted to.
+
+    Parameters
+    ----------
+    networks
+        One a member.
+    scale
+        Counts that profiles are scaled to.
+    expected
+        Correlation of each gene's prediction with the truth (genes,), on bins held out of training.
+    curve
+        Losses of training.
+    """
+
+    networks: list[RateNetwork]
+    scale: float
+    expected: Float[np.ndarray, " g"]
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit_rates(slides: Sequence[Slide], settings: Settings) -> RateModel:
+    """Train networks on slides, less a part that tells when to stop and how well each gene is predicted."""
+    scale = scale_of(slides)
+    settings = replace(settings, recipe=replace(settings.recipe, scale=scale))
+    seen, held = hold_out(slides, settings.random_state)
+    fields = {id(slide.image): settings.field_of(slide) for slide in slides}
+    lessons, tests = (
+        [Lesson.of(part, fields[id(part.image)]) for part in parts if len(part)] for parts in (seen, held)
+    )
+    share, density = _means(slides)
+    channels = fields[id(slides[0].image)].crop(0, 0, 1, 1).shape[0]
+    model = RateModel([], scale, np.empty(0))
+    with progress("training", settings.members * settings.steps) as watch:
+        for member in range(settings.members):
+            network = settings.network(channels, share, density, seed_of(settings.random_state, member))
+            model.curve += _train(network, member, lessons, tests, settings, watch)
+            model.networks.append(network)
+    parts = [part for part in held if len(part)]
+    said = [predict_rates(model, part, settings, fields[id(part.image)]) for part in parts]
+    model.expected = _expected(parts, said, scale)
+    return model
+
+
+def predict_rates(model: RateModel, slide: Slide, settings: Settings, seen: Field | None = None) -> Expression:
+    """What the networks say of a slide."""
+    recipe = replace(settings.recipe, scale=model.scale)
+    for network in model.networks:
+        network.to(find_device(settings.device)).eval()
+    with progress("predicting", len(slide)) as watch:
+        where = settings.field_of(slide) if seen is None else seen
+        return predict(model.networks, slide, where, recipe, settings.views, watch)
+
+
+def hold_out(slides: Sequence[Slide], random_state: int) -> tuple[list[Slide], list[Slide]]:
+    """Split off what tells when to stop.
+
+    The patient with the fewest bins of three or more, else the slide of three or more, else an eighth of each slide, in
+    one piece, and apart from the rest by two bins.
+
+    Returns
+    -------
+    What to learn from and what is held out, one of each for each slide; parts may be empty.
+    """
+    for group in ([slide.patient for slide in slides], [slide.name for slide in slides]):
+        names = sorted(set(group))
+        if len(names) > 2:
+            sizes = [sum(len(s) for s, own in zip(slides, group, strict=True) if own == name) for name in names]
+            out = names[int(np.argmin(sizes))]
+            nobody = np.empty(0, dtype=np.int64)
+            seen = [take(s, nobody) if own == out else s for s, own in zip(slides, group, strict=True)]
+            held = [s if own == out else take(s, nobody) for s, own in zip(slides, group, strict=True)]
+            return seen, held
+    seen, held = [], []
+    for number, slide in enumerate(slides):
+        block, guard = contiguous_blocks(slide.places, _HELD_OUT, 2 * slide.width_um)
+        chosen = block == np.random.default_rng([random_state, number]).integers(_HELD_OUT)
+        seen.append(take(slide, ~chosen & ~guard))
+        held.append(take(slide, chosen & ~guard))
+    return seen, held
+
+
+def _means(slides: Sequence[Slide]) -> tuple[Float[np.ndarray, " g"], float]:
+    """Mean share of each gene and mean density."""
+    counts, total, area = np.zeros(len(slides[0].genes)), 0.0, 0.0
+    for slide in slides:
+        own, totals = measured(slide)
+        counts += np.asarray(own.sum(axis=0, dtype=np.float64)).ravel()
+        total += float(totals.sum())
+        area += len(slide) * slide.area_um2
+    return counts / total, total / area
+
+
+def _train(
+    network: RateNetwork,
+    member: int,
+    lessons: Sequence[Lesson],
+    tests: Sequence[Lesson],
+    settings: Settings,
+    watch: Callable[[int], None],
+) -> list[dict[str, float]]:
+    device, recipe = find_device(settings.device), settings.recipe
+    plain = replace(recipe, jitter=0.0)
+    rng = np.random.default_rng(settings.random_state)
+    checks = [draw(tests, plain, rng).to(device) for _ in range(_CROPS_TO_CHECK)] if tests else []
+
+    def validate() -> float:
+        with autocast(network, "bfloat16"):
+            return float(np.mean([float(loss_of(network, crop, plain)) for crop in checks]))
+
+    plan = Plan(
+        settings.steps,
+        rate=settings.rate,
+        check_every=max(1, settings.steps // _LOOKS),
+        patience=_LOOKS,
+        precision="bfloat16",
+        random_state=seed_of(settings.random_state, member),
+    )
+    file = None
+    if settings.checkpoint is not None:
+        folder = Path(settings.checkpoint)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = [x for lesson in lessons for x in (lesson.places, lesson.counts.data, lesson.counts.indices)]
+        words = repr((replace(settings, device="", checkpoint=None), member))
+        file = folder / f"rates-{fingerprint(arrays, words)}.pt"
+    curve = train(network, lessons, recipe, plan, device, validate if checks else None, file, watch)
+    return [{"member": float(member), **record} for record in curve]
+
+
+def _expected(slides: Sequence[Slide], said: Sequence[Expression], scale: float) -> Float[np.ndarray, " g"]:
+    truth = np.concatenate([targets(slide, scale) for slide in slides])
+    guess = np.concatenate([one.log1p(scale) for one in said])
+    names = np.concatenate([np.full(len(slide), slide.name) for slide in slides])
+    return gene_pearson(truth, guess, names).per_gene
+
+
+def pack(model: RateModel) -> dict[str, np.ndarray]:
+    """All arrays of a model, by name."""
+    arrays = {"expected": model.expected}
+    for number, network in enumerate(model.networks):
+        arrays |= {f"network{number}.{k}": v.detach().cpu().numpy() for k, v in network.state_dict().items()}
+    return arrays
+
+
+def unpack(arrays: dict[str, np.ndarray], settings: Settings, scale: float, curve: list[dict[str, float]]) -> RateModel:
+    """Take back what :func:`pack` gave."""
+    networks = []
+    for number in range(settings.members):
+        start = f"network{number}."
+        own = {k.removeprefix(start): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(start)}
+        channels = own["pyramid.stages.0.0.0.weight" if settings.encoder != CONVOLUTION else "pyramid.enter.0.0.weight"]
+        network = settings.network(channels.shape[1], np.ones(len(arrays["expected"])), 1.0, 0)
+        network.load_state_dict(own)
+        networks.append(network)
+    return RateModel(networks, scale, arrays["expected"], curve)

@@ -1,0 +1,283 @@
+"""Training of :class:`stgnn.rates.RateNetwork` on crops of slides, and its word on a whole slide, tile by tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from stgnn.data.expression import Expression, measured
+from stgnn.data.slide import Slide
+from stgnn.fields import Field, near, quadrature, tiles, turned
+from stgnn.nn.losses import gamma_deviance, negative_binomial_nll, poisson_nll
+from stgnn.rates import RateNetwork
+from stgnn.train import Plan, autocast, fit, seed_of
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+LIKELIHOODS = ("poisson", "negative-binomial", "gaussian")
+
+_MARGIN = 16
+"""Cells at the border of a crop where nothing is learned: a convolution sees too little there."""
+
+_FEW = 32
+"""Bins that a crop must hold."""
+
+_CORE = 512
+_HALO = 160
+_POINTS_UM = 8.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How rates are learned.
+
+    Parameters
+    ----------
+    likelihood
+        One of :data:`LIKELIHOODS`.
+    scale
+        Counts that profiles are scaled to, for the Gaussian.
+    crop
+        Side of a crop in cells of the field.
+    bins
+        Bins of a crop to learn from at most.
+    points
+        Places drawn in each bin to average its rate over.
+    coarse_um
+        Side of the squares whose summed counts are learned, too; 0 for none.
+    jitter
+        Standard deviation of random gains of the field's channels.
+    """
+
+    likelihood: str = "poisson"
+    scale: float = 1.0
+    crop: int = 640
+    bins: int = 2500
+    points: int = 1
+    coarse_um: float = 64.0
+    jitter: float = 0.1
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one slide teaches: bins with counts on a field.
+
+    Parameters
+    ----------
+    field
+        What the network sees.
+    places
+        Centres of the bins (n, 2) in cells of the field, x and y.
+    counts, total
+        Counts (n, genes), and over the whole transcriptome (n,).
+    width_um, round
+        Of the bins.
+    area_um2
+        Of a bin.
+    """
+
+    field: Field
+    places: Float[np.ndarray, "n 2"]
+    counts: sp.csr_matrix
+    total: Float[np.ndarray, " n"]
+    width_um: float
+    round: bool
+    area_um2: float
+
+    @classmethod
+    def of(cls, slide: Slide, field: Field) -> Lesson:
+        """What a learnable slide teaches."""
+        counts, total = measured(slide)
+        return cls(field, slide.places / field.um, counts.tocsr(), total, slide.width_um, slide.round, slide.area_um2)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Part of a slide, ready to learn from: ``points`` places for each bin, one bin after the other."""
+
+    field: Tensor
+    places: Tensor
+    counts: Tensor
+    total: Tensor
+    square: Tensor
+    area_um2: float
+
+    def to(self, device: torch.device) -> Crop:
+        """The same on a device."""
+        return Crop(
+            self.field.to(device),
+            self.places.to(device),
+            self.counts.to(device),
+            self.total.to(device),
+            self.square.to(device),
+            self.area_um2,
+        )
+
+
+def draw(lessons: Sequence[Lesson], recipe: Recipe, rng: np.random.Generator) -> Crop:
+    """Crop around a random bin, seen from a random side, in random shades."""
+    sizes = np.array([len(lesson.places) for lesson in lessons], dtype=np.float64)
+    lesson = lessons[rng.choice(len(lessons), p=sizes / sizes.sum())]
+    margin = min(_MARGIN, recipe.crop // 8)
+    for _ in range(20):
+        x, y = lesson.places[rng.integers(len(lesson.places))] - rng.uniform(margin, recipe.crop - margin, 2)
+        rows, columns = lesson.field.shape
+        row = int(np.clip(y, 0, max(0, rows - recipe.crop)))
+        column = int(np.clip(x, 0, max(0, columns - recipe.crop)))
+        inside = np.flatnonzero(near(lesson.places, row, column, recipe.crop, margin))
+        if len(inside) >= _FEW:
+            break
+    return _crop(lesson, recipe, row, column, inside, rng)
+
+
+def _crop(lesson: Lesson, recipe: Recipe, row: int, column: int, inside: np.ndarray, rng: np.random.Generator) -> Crop:
+    um = lesson.field.um
+    if len(inside) > recipe.bins:  # a square of them, not any of them, so that coarser squares are whole
+        inside = _square(lesson.places, inside, recipe.bins, rng)
+    places = lesson.places[inside] - (column, row)
+    cells = lesson.field.crop(row, column, recipe.crop, recipe.crop)
+    square = np.zeros(len(inside), dtype=np.int64)
+    if recipe.coarse_um > lesson.width_um:
+        at = np.floor(places * um / recipe.coarse_um).astype(np.int64)
+        square = np.unique(at, axis=0, return_inverse=True)[1].ravel()
+    points = np.repeat(places, recipe.points, axis=0)
+    if recipe.points > 1 or lesson.width_um > um:
+        points = points + _within(len(points), lesson.width_um / um, lesson.round, rng)
+    cells, points = turned(cells, points, int(rng.integers(8)))
+    shape = (len(cells), 1, 1)
+    cells = cells * (1 + recipe.jitter * rng.standard_normal(shape)) + recipe.jitter / 2 * rng.standard_normal(shape)
+    counts = lesson.counts[inside].toarray()
+    return Crop(
+        _tensor(cells),
+        _tensor(points),
+        _tensor(counts),
+        _tensor(lesson.total[inside]),
+        torch.from_numpy(square),
+        lesson.area_um2,
+    )
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _square(places: np.ndarray, inside: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """The bins nearest to one of them, by the larger of the two distances."""
+    at = places[inside]
+    far = np.abs(at - at[rng.integers(len(at))]).max(1)
+    return inside[np.sort(np.argpartition(far, most)[:most])]
+
+
+def _within(n: int, width: float, round_: bool, rng: np.random.Generator) -> Float[np.ndarray, "n 2"]:
+    """Random offsets within a bin."""
+    if round_:
+        radius, angle = width / 2 * np.sqrt(rng.random(n)), 2 * np.pi * rng.random(n)
+        return np.column_stack([radius * np.cos(angle), radius * np.sin(angle)])
+    return (rng.random((n, 2)) - 0.5) * width
+
+
+def loss_of(network: RateNetwork, crop: Crop, recipe: Recipe) -> Tensor:
+    r"""Negative log-likelihood of a crop's counts, of their sums over coarser squares, and of the totals.
+
+    Given its total :math:`t_n`, a bin's counts have the mean :math:`t_n p_{ng}`; densities follow the totals by a gamma
+    deviance, which does not care for units.
+    """
+    out, density = network(crop.field, crop.places)
+    k = len(out) // len(crop.counts)
+    log_density = torch.logsumexp(density.view(-1, k), 1) - np.log(k)
+    whole = gamma_deviance(crop.total / crop.area_um2, log_density)
+    if recipe.likelihood == "gaussian":
+        value = torch.log1p(crop.counts / crop.total[:, None] * recipe.scale)
+        return (out.view(-1, k, out.shape[1]).mean(1) - value).square().mean() + 0.05 * whole
+    log_share = out
+    if k > 1:  # the mean over the bin's places, each weighted by the counts that it holds
+        weight = density.detach().view(-1, k).log_softmax(1)
+        log_share = torch.logsumexp(out.view(-1, k, out.shape[1]) + weight[..., None], 1)
+    log_mean = log_share + crop.total.log()[:, None]
+    if recipe.likelihood == "poisson":
+        value = poisson_nll(crop.counts, log_mean).mean()
+    else:
+        value = negative_binomial_nll(crop.counts, log_mean, network.log_dispersion).mean()
+    if recipe.coarse_um and (squares := int(crop.square.max()) + 1) > 1:
+        # sums over squares hear what bins, each of a few counts, say together
+        zero = log_mean.new_zeros(squares, log_mean.shape[1])
+        counts = zero.index_add(0, crop.square, crop.counts)
+        log_sum = zero.index_add(0, crop.square, log_mean.exp()).clamp(min=1e-12).log()
+        value = value + poisson_nll(counts, log_sum).sum() / crop.counts.numel()
+    return value + 0.05 * whole
+
+
+def train(
+    network: RateNetwork,
+    lessons: Sequence[Lesson],
+    recipe: Recipe,
+    plan: Plan,
+    device: torch.device,
+    validate: Callable[[], float] | None,
+    checkpoint: Path | None,
+    watch: Callable[[int], None] | None,
+) -> list[dict[str, float]]:
+    """Train in place; a step is one crop."""
+
+    def loss(step: int, part: int) -> Tensor:
+        rng = np.random.default_rng(seed_of(plan.random_state, step, part, 1))
+        return loss_of(network, draw(lessons, recipe, rng).to(device), recipe)
+
+    return fit(network, loss, 1, plan, validate=validate, checkpoint=checkpoint, watch=watch)
+
+
+def predict(
+    networks: Sequence[RateNetwork],
+    slide: Slide,
+    field: Field,
+    recipe: Recipe,
+    views: int,
+    watch: Callable[[int], None] | None = None,
+) -> Expression:
+    """What networks say of every bin: means over networks and views, on tiles with a halo."""
+    genes = networks[0].genes
+    share = np.empty((len(slide), genes), dtype=np.float32)
+    total, spread = np.empty(len(slide)), np.full(len(slide), np.nan, dtype=np.float32)
+    offsets = quadrature(slide.width_um, slide.round, _POINTS_UM) / field.um
+    stride = networks[0].pyramid.strides[-1]
+    core, halo = _CORE // stride * stride, -(-_HALO // stride) * stride
+    side = core + 2 * halo
+    for row, column, inside in tiles(field.shape, slide.places / field.um, core, halo):
+        cells = field.crop(row, column, side, side)
+        places = slide.places[inside] / field.um - (column, row)
+        points = (places[:, None] + offsets).reshape(-1, 2)
+        shares, densities = [], []
+        for network in networks:
+            for view in range(views):
+                with torch.inference_mode(), autocast(network, "bfloat16"):
+                    said = _say(network, *turned(cells, points, view), len(offsets), recipe)
+                shares.append(said[0])
+                densities.append(said[1])
+        share[inside] = np.mean(shares, axis=0)
+        total[inside] = np.mean(densities, axis=0) * slide.area_um2
+        if len(shares) > 1:
+            spread[inside] = np.log(np.maximum(shares, 1e-9)).std(0).mean(1)
+        if watch is not None:
+            watch(len(inside))
+    return Expression(share, total, spread)
+
+
+def _say(
+    network: RateNetwork, cells: np.ndarray, points: np.ndarray, k: int, recipe: Recipe
+) -> tuple[np.ndarray, np.ndarray]:
+    """Share of each gene in each bin, and density, from the points in it."""
+    device = next(network.parameters()).device
+    out, density = network(torch.from_numpy(cells).to(device), torch.from_numpy(points.astype(np.float32)).to(device))
+    density = density.exp().view(-1, k)
+    weight = density / density.sum(1, keepdim=True)
+    share = torch.expm1(out.clamp(min=0)) / recipe.scale if recipe.likelihood == "gaussian" else out.exp()
+    share = torch.einsum("nkg,nk->ng", share.view(*weight.shape, -1), weight)
+    return share.float().cpu().numpy(), density.mean(1).double().cpu().numpy()

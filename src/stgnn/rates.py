@@ -1,0 +1,130 @@
+"""The network behind predicted expression: a field of rates over a slide, from levels of tissue that talk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stgnn.nn import lattice
+from stgnn.nn.blocks import mlp
+from stgnn.nn.levels import WIDTHS, GatTransformer, LevelAttention, Pyramid
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+SPOT, REGION = 2, 4
+"""Maps of the pyramid that stand for the levels of spots and of regions."""
+
+SIDE = 5
+"""Cells along a side of the window that a place attends to, on either level."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the network is made of; each part can be switched off.
+
+    Parameters
+    ----------
+    cross_attention
+        Whether places attend to the levels of spots and regions.
+    graph
+        Whether the cells of these levels talk to their neighbours first.
+    rounds
+        Rounds of that.
+    width
+        Width of a place's state.
+    dropout
+        Share of a place's state that is left out in training.
+    """
+
+    cross_attention: bool = True
+    graph: bool = True
+    rounds: int = 2
+    width: int = 192
+    dropout: float = 0.2
+
+
+class RateNetwork(nn.Module):
+    r"""Share of each gene, and density of all counts, at any place of a slide.
+
+    A pyramid gives maps :math:`m_l` of the slide. A place :math:`r` reads all of them, and listens to the levels of
+    spots and of regions around it, whose cells have talked with their neighbours:
+
+    .. math:: x = W [m_0(r), \dots, m_L(r)], \quad
+        y = x + \sum_{l \in \{spot, region\}} \mathrm{Attention}_l(x, \mathrm{GAT}_l(m_l)), \quad
+        \log p_g(r) = f_g(y + \mathrm{MLP}(y)), \quad \log \rho(r) = f_0(y + \mathrm{MLP}(y))
+
+    Counts of any bin are :math:`\int \rho p_g` over it, so one network serves bins of any width, and coarse ones are
+    the sums of fine ones by construction.
+
+    Parameters
+    ----------
+    channels
+        Of the field it looks at.
+    stem
+        Cells of the field along a side of those of the finest map.
+    share
+        Mean share of each gene in training (genes,), which it starts from.
+    density
+        Mean counts on a square micrometre in training, likewise.
+    parts
+        What it is made of.
+    """
+
+    def __init__(self, channels: int, stem: int, share: Float[Tensor, " g"], density: float, parts: Parts) -> None:
+        super().__init__()
+        self.parts, self.genes = parts, len(share)
+        self.log_dispersion = nn.Parameter(torch.full((len(share),), 2.0))
+        self.pyramid = Pyramid(channels, stem)
+        width = parts.width
+        self.enter = nn.Linear(sum(WIDTHS), width)
+        heard = (SPOT, REGION) if parts.cross_attention else ()
+        self.talk = nn.ModuleDict({str(l): GatTransformer(WIDTHS[l], parts.rounds) for l in heard if parts.graph})
+        self.listen = nn.ModuleDict({str(l): LevelAttention(width, WIDTHS[l], SIDE) for l in heard})
+        self.norm, self.mlp = nn.LayerNorm(width), mlp(width, 2 * width, width, parts.dropout)
+        last = nn.Linear(256, len(share) + 1)
+        self.head = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 256), nn.GELU(), nn.Dropout(parts.dropout), last
+        )
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.copy_(torch.cat([share.clamp(min=1e-8), share.new_tensor([density])]).log())
+
+    def forward(
+        self, field: Float[Tensor, "c h w"], places: Float[Tensor, "n 2"]
+    ) -> tuple[Float[Tensor, "n g"], Float[Tensor, " n"]]:
+        """Log share and log density at places, given in cells of the field, x and y."""
+        maps = self.maps(field)
+        return self.at(maps, places)
+
+    def maps(self, field: Float[Tensor, "c h w"]) -> list[Tensor]:
+        """Maps of the field, the cells of each level having talked."""
+        maps = [x.float() for x in self.pyramid(field)]
+        for level, talk in self.talk.items():
+            maps[int(level)] = talk(maps[int(level)]).float()
+        return maps
+
+    def at(
+        self, maps: Sequence[Tensor], places: Float[Tensor, "n 2"]
+    ) -> tuple[Float[Tensor, "n g"], Float[Tensor, " n"]]:
+        """Log share and log density at places on maps, in full precision: shares span many orders of magnitude."""
+        with torch.autocast(places.device.type, enabled=False):
+            return self._at(maps, places)
+
+    def _at(
+        self, maps: Sequence[Tensor], places: Float[Tensor, "n 2"]
+    ) -> tuple[Float[Tensor, "n g"], Float[Tensor, " n"]]:
+        strides = self.pyramid.strides
+        fine = F.avg_pool2d(maps[0], 3, 1, 1)  # places are known to a few micrometres only
+        read = [lattice.read(x, places, s) for x, s in zip([fine, *maps[1:]], strides, strict=True)]
+        x = self.enter(torch.cat(read, 1))
+        y = x
+        for level, listen in self.listen.items():
+            y = y + listen(x, maps[int(level)], places, strides[int(level)])
+        out = self.head(y + self.mlp(self.norm(y)))
+        return out[:, :-1], out[:, -1]
