@@ -274,7 +274,7 @@ def test_other_wrong_words_are_one_line(data, model, tmp_path, capsys):
     )
     fit = ["fit", data / "A1.h5ad", "--output", tmp_path / "m"]
     assert "Genne2" in refused(capsys, *fit, "--method", "mean", *more)
-    assert "one of mean, ridge" in refused(capsys, *fit, "--method", "rigde")
+    assert "did you mean 'ridge'" in refused(capsys, *fit, "--method", "rigde")
     assert "at least the width of the bins" in refused(capsys, *fit, "--method", "mean", "--bin-um", "4")
     assert "folds" in refused(capsys, *fit, "--method", "mean", "--folds", "-1")
     assert "slides: expected a value; found none" in refused(capsys, "fit", "--output", "x")
