@@ -22,12 +22,12 @@ from stgnn.bench import evaluate, expression, expression_tables, expression_task
 from stgnn.bench.expression_score import known_of, score
 from stgnn.bench.expression_tasks import ExpressionTask
 from stgnn.bench.measure import Job, measure
-from stgnn.data.expression import Expression, learnable
+from stgnn.data.expression import Expression, learnable, with_total
 from stgnn.data.levels import at_widths
-from stgnn.data.schema import FileError, OptionError
+from stgnn.data.schema import CountsError, FileError, InputError, OptionError
 from stgnn.data.slide import Slide
 from stgnn.data.slides import read_slide, without_expression
-from stgnn.holdout import Holdout, held_out, holdouts, training, with_blocks
+from stgnn.holdout import Holdout, check_names, held_out, holdouts, training, with_blocks
 from stgnn.methods.mean import Mean
 from stgnn.methods.ridge import Ridge
 
@@ -225,6 +225,23 @@ def test_slides_to_test_by_name_share_no_patient_with_the_others():
     assert "none but those tested" in refusal(OptionError, held_out, slides, ["A1", "A2", "B1"])
 
 
+def test_names_that_would_let_tissue_leak_are_refused():
+    slide = made("A1", "A")[0]
+    check_names([slide, replace(slide, width_um=8.0)])
+    other = ArrayPicture(slide.image.pixels, path=Path("other.png"))
+    for wrong in (replace(slide, name="A2"), replace(slide, patient="B"), replace(slide, image=other)):
+        assert "one name and one patient" in refusal(InputError, check_names, [slide, wrong])
+
+
+def test_totals_are_taken_before_genes_are_chosen():
+    slide = replace(made()[0], total=None)
+    whole = with_total(slide)
+    np.testing.assert_array_equal(whole.total, np.asarray(slide.counts.sum(axis=1)).ravel())
+    assert with_total(whole) is whole
+    assert "8 genes taken" in whole.notes[0]
+    refusal(CountsError, with_total, without_expression(slide))
+
+
 def test_slides_without_blocks_are_cut_and_those_of_one_name_alike():
     slide = replace(made(side=60)[0], block=np.full(3600, -1), guard=np.zeros(3600, dtype=bool))
     half = replace(slide, places=slide.places + 4.0)
@@ -351,7 +368,7 @@ def test_genes_are_those_with_counts_in_training_up_to_so_many():
 
 def words(data: Path, *more: str) -> list[str]:
     slides = [str(data / f"{name}.h5ad") for name in ("A1", "B1")]
-    given = ["--method", "mine:Counts", "--method", "mine:Fails", "--width-um", "32", "--genes", "4"]
+    given = ["--method", "mine:Counts", "--method", "mine:Fails", "--width-um", "32", "--spatial-genes", "4"]
     return ["expression", "evaluate", *slides, "--split", "patient", *given, "--output", "results", *more]
 
 
@@ -423,7 +440,7 @@ WRONG = [
         "methods: expected module:Class or",
     ),
     (["expression", "evaluate", "{A1}", "--split", "block", "--width-um", "4"], "width_um: expected at least"),
-    (["expression", "evaluate", "{A1}", "--split", "block", "--genes", "0"], "genes: expected 1 or more"),
+    (["expression", "evaluate", "{A1}", "--split", "block", "--spatial-genes", "0"], "spatial_genes: expected 1 or"),
     (["expression", "evaluate", "{A1}", "--split", "block", "--seeds", "0"], "seeds: expected 1 or more"),
     (["expression", "evaluate", "none.h5ad", "--split", "block"], "none.h5ad"),
     (
@@ -487,7 +504,8 @@ def test_methods_of_either_kind_are_found_and_made():
     assert "did you mean 'ridge'" in refusal(OptionError, methods.find_predictors, "rigde")
     assert "subclass" in refusal(OptionError, methods.make_predictor, methods.Method("x", "pathlib:Path"), 0)
     chosen = {each.name: each for each in evaluate._chosen("all", "patient", "resnet50")}
-    assert chosen["ridge"].options == {"encoder": "resnet50"}
+    assert chosen["ridge, resnet50"].options == {"encoder": "resnet50"}
+    assert chosen["ridge"].options == {}
     assert chosen["mean"].options == {}
     assert "coordinates" not in chosen
 

@@ -150,7 +150,13 @@ def _predict(
 @click.option(
     "--width-um", "widths", multiple=True, type=Number(float, "a number"), help="Width of bins beside the slides' own."
 )
-@click.option("--genes", default=100, show_default=True, type=Number(int, "a whole number"), help="Most spatial genes.")
+@click.option(
+    "--spatial-genes",
+    default=100,
+    show_default=True,
+    type=Number(int, "a whole number"),
+    help="How many genes, the most spatial ones of training, are scored by themselves.",
+)
 @click.option("--seeds", default=1, show_default=True, type=Number(int, "a whole number"), help="Seeds: 0, 1, ...")
 @click.option("--output", default="results", show_default=True, type=_PATH, help="Folder to fill.")
 @click.option("--encoder", help="Encoder of the images, for methods that have one.")
@@ -163,7 +169,7 @@ def _evaluate(
     split: str,
     methods: tuple[str, ...],
     widths: tuple[float, ...],
-    genes: int,
+    spatial_genes: int,
     seeds: int,
     output: Path,
     encoder: str | None,
@@ -190,7 +196,7 @@ def _evaluate(
             output=output,
             methods=",".join(methods) or "all",
             widths_um=widths,
-            spatial_genes=genes,
+            spatial_genes=spatial_genes,
             seeds=seeds,
             encoder=encoder,
             mpp=mpp,

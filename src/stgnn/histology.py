@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stgnn.data.expression import Expression, learnable, measured, share_genes
+from stgnn.data.expression import Expression, learnable, measured, share_genes, with_total
 from stgnn.data.images import Image
 from stgnn.data.predictions import to_anndata
 from stgnn.data.schema import GenesError, InputError, ModelError, OptionError, nearest
@@ -98,7 +98,7 @@ def fit_expression(
         check_model_folder(save_model)
     if isinstance(slides, (str, Path)) or not slides:
         raise InputError("slides", expected="a list of one slide or more", found=repr(slides))
-    read = [open_slide(slide, bin_um=bin_um, mpp=mpp) for slide in slides]
+    read = [with_total(open_slide(slide, bin_um=bin_um, mpp=mpp)) for slide in slides]
     shared = share_genes(read, genes)
     good = [learnable(slide) for slide in shared]
     parts = None if checkpoint is None else Path(checkpoint)
@@ -175,6 +175,8 @@ def predict_expression(
     Traceback (most recent call last):
     stgnn.data.schema.ModelError: model: expected a folder with config.json and weights.safetensors; found no folder ...
     """
+    if not isinstance(image, (str, Path, Image, Slide)):
+        raise InputError("image", expected="the path of an image, or a Slide", found=type(image).__name__)
     if (model is None) == (slides is None):
         found = "neither" if model is None else "both"
         raise OptionError("model", expected="either a model or slides to learn from", found=found)

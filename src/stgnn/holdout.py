@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stgnn.data.expression import learnable
-from stgnn.data.schema import OptionError, check_option
+from stgnn.data.schema import InputError, OptionError, check_option
 from stgnn.data.slide import Slide, take
 from stgnn.splits import block_folds, contiguous_blocks, patient_folds
 
@@ -101,6 +101,27 @@ def holdouts(slides: Sequence[Slide], split: str) -> list[Holdout]:
             called = str(code) if len(names) == 1 else f"{name}/{code}"
             out.append(Holdout(called, "within-slide", (name,), int(code)))
     return out
+
+
+def check_names(slides: Sequence[Slide]) -> None:
+    """Refuse slides of one image under several names, and of several images or patients under one.
+
+    Raises
+    ------
+    InputError
+        If training and test could share tissue for that reason.
+    """
+    for one in slides:
+        for other in slides:
+            same = one.image.path.resolve() == other.image.path.resolve()
+            if same != (one.name == other.name) or (same and one.patient != other.patient):
+                found = f"{one.name!r} of {one.patient!r} and {other.name!r} of {other.patient!r}"
+                raise InputError(
+                    "slides",
+                    expected="one name and one patient for the slides of an image, and for them alone",
+                    found=f"{found}, with {'one image' if same else 'two images'}",
+                    hint="write them as obs['slide'] and obs['patient']",
+                )
 
 
 def held_out(slides: Sequence[Slide], names: Sequence[str]) -> Holdout:

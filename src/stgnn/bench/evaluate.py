@@ -15,6 +15,8 @@ from stgnn.data.schema import OptionError
 COORDINATES = "coordinates"
 """Name of the predictor that knows places alone: a reference within slides, without meaning between them."""
 
+RIDGE = "ridge"
+
 
 def evaluate(
     slides: Sequence[str | Path],
@@ -50,7 +52,8 @@ def evaluate(
     seeds
         Number of seeds: 0, 1, ...
     encoder
-        Encoder of the images, for the methods that have one.
+        Encoder of the images, for the methods that have one, which are then called such as "ridge, resnet50"; the ridge
+        on its own encoder stays beside them.
     mpp
         Micrometres per pixel of the images; None to take them from the files.
     threads
@@ -84,7 +87,7 @@ def evaluate(
         mpp=mpp,
     )
     if spatial_genes < 1:
-        raise OptionError("genes", expected="1 or more", found=str(spatial_genes))
+        raise OptionError("spatial_genes", expected="1 or more", found=str(spatial_genes))
     chosen = _chosen(methods, split, encoder)
     return run(folds(task, "."), chosen, data_dir=".", output=output, seeds=seeds, threads=threads, timeout=timeout)
 
@@ -100,6 +103,8 @@ def _chosen(names: str, split: str, encoder: str | None) -> list[Method]:
     if encoder is None:
         return list(found.values())
     out = [_encoded(method, encoder) for method in found.values()]
+    if RIDGE in found:
+        out.append(found[RIDGE])  # on its own encoder, to see what the other adds
     if out == list(found.values()):
         expected = "a method that has an encoder to choose"
         raise OptionError("encoder", expected=expected, found=f"{', '.join(found)}, with {encoder!r}")
@@ -108,4 +113,5 @@ def _chosen(names: str, split: str, encoder: str | None) -> list[Method]:
 
 def _encoded(method: Method, encoder: str) -> Method:
     has = any(field.name == "encoder" for field in fields(make_predictor(method, 0)))  # type: ignore[arg-type]
-    return replace(method, options=method.options | {"encoder": encoder}) if has else method
+    name = f"{method.name}, {encoder}"
+    return replace(method, name=name, options=method.options | {"encoder": encoder}) if has else method

@@ -161,11 +161,13 @@ def load(task: ExpressionTask, data_dir: str | Path) -> list[Slide]:
     InputError
         One of its kinds, for whatever is missing or does not fit together.
     """
-    from stgnn.data.expression import share_genes
+    from stgnn.data.expression import share_genes, with_total
     from stgnn.data.slides import read_slide
-    from stgnn.holdout import with_blocks
+    from stgnn.holdout import check_names, with_blocks
 
-    slides = share_genes([read_slide(locate(name, data_dir), mpp=task.mpp) for name in task.slides])
+    read = [read_slide(locate(name, data_dir), mpp=task.mpp) for name in task.slides]
+    check_names(read)
+    slides = share_genes([with_total(slide) for slide in read])
     return with_blocks(slides) if task.split == "block" else slides
 
 
