@@ -236,12 +236,15 @@ def test_an_encoder_that_is_not_installed_is_one_line(data, tmp_path, capsys, mo
 
 def test_a_truncated_image_is_one_line(data, model, tmp_path, capsys):
     (tmp_path / "q.png").write_bytes((data / "Q.png").read_bytes()[:5000])
+    Image.open(data / "Q.png").save(tmp_path / "q.jpg")
+    (tmp_path / "q.jpg").write_bytes((tmp_path / "q.jpg").read_bytes()[:-2000])
     words = ["--model", model, "--output", tmp_path / "out.h5ad", "--bin-um", "16", "--mpp", "2"]
-    assert "truncated" in refused(capsys, "predict", tmp_path / "q.png", *words)
+    for name in ("q.png", "q.jpg"):
+        assert "truncated" in refused(capsys, "predict", tmp_path / name, *words)
     (tmp_path / "A1.h5ad").write_bytes((data / "A1.h5ad").read_bytes())
     (tmp_path / "A1.png").write_bytes((data / "A1.png").read_bytes()[:5000])
     assert "truncated" in refused(capsys, "fit", tmp_path / "A1.h5ad", "--output", tmp_path / "m", "--method", "mean")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["A1.h5ad", "A1.png", "q.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["A1.h5ad", "A1.png", "q.jpg", "q.png"]
 
 
 def test_barcodes_that_do_not_match_are_one_line(tmp_path, capsys):

@@ -536,3 +536,13 @@ def test_methods_are_compared_on_the_same_patients():
     assert mean["low"] < mean["value"] < mean["high"]
     assert expression_tables.comparisons(expression_tables.by_gene(found[:1])).empty
     assert np.isnan(expression_tables.summary(found[:1]).iloc[0]["low"])
+
+
+def test_tables_of_failures_alone_are_empty(tmp_path):
+    failed = made_up("a", "P", 0.0) | {"error": "RuntimeError: no", "scores": None, "details": None}
+    records.append(tmp_path, failed)
+    expression_tables.write(tmp_path)
+    assert pd.read_csv(tmp_path / "summary.csv").empty
+    assert pd.read_csv(tmp_path / "comparisons.csv").empty
+    assert json.loads((tmp_path / "folds.json").read_text()) == {"versions": [], "folds": {}}
+    assert records.tidy([failed])["error"].tolist() == ["RuntimeError: no"]
