@@ -292,6 +292,7 @@ def _cut(path: Path, folder: Path) -> Path:
 WRONG_CALLS = [
     (OptionError, tl.predict_expression, {}, "either a model or slides"),
     (InputError, tl.predict_expression, {"image": 3}, "the path of an image"),
+    (OptionError, tl.predict_expression, {"model": "m", "encoder": "resnet50"}, "none where a model is given"),
     (InputError, tl.fit_expression, {"slides": []}, "a list of one slide or more"),
     (OptionError, tl.fit_expression, {"slides": ["A1"], "method": 3}, "the name of a method"),
     (OptionError, tl.fit_expression, {"slides": ["A1"], "device": "gpu"}, "auto, cpu, cuda"),

@@ -180,6 +180,9 @@ def predict_expression(
     if (model is None) == (slides is None):
         found = "neither" if model is None else "both"
         raise OptionError("model", expected="either a model or slides to learn from", found=found)
+    for name, value in (("encoder", encoder), ("save_model", save_model)):
+        if model is not None and value is not None:
+            raise OptionError(name, expected="none where a model is given, which is not fitted again", found=repr(value))
     fitted = None if model is None else _fitted(model, device)
     if fitted is not None:
         columns = _columns(fitted.genes_, genes)
