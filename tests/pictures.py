@@ -1,4 +1,4 @@
-"""Stand-in for a slide's image, kept in memory."""
+"""Stand-in for a slide's image, kept in memory, and a small stained slide with counts that follow its textures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from stgnn.data.slides import Slide, read_slide
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,37 @@ def places_of(picture: ArrayPicture, number: int = 60, seed: int = 1) -> np.ndar
     """Centres of pixels drawn at random: (number, 2) in micrometres."""
     drawn = np.random.default_rng(seed).integers(0, (picture.width, picture.height), (number, 2))
     return (drawn + 0.5) * picture.mpp
+
+
+def stained_slide(folder: Path, *, side: int = 20, genes: int = 24, seed: int = 0, name: str = "stained") -> Slide:
+    """Bins of 16 micrometres on three textures, each with rates of its own, denser from left to right.
+
+    The image, an AnnData and its counts are written and read as a user's would be.
+    """
+    import pandas as pd
+    from anndata import AnnData
+    from PIL import Image
+    from scipy.ndimage import gaussian_filter
+
+    rng, margin, um = np.random.default_rng(seed), 60, 16
+    pixels = side * um + 2 * margin  # of one micrometre
+    field = gaussian_filter(rng.standard_normal((pixels, pixels)), 26)
+    kind = np.digitize(field, np.quantile(field, [1 / 3, 2 / 3]))
+    fine = gaussian_filter(rng.standard_normal((pixels, pixels)), 2.0)
+    spots = fine / fine.std() > np.array([2.0, 1.0, 1.6])[kind]
+    picture = np.array([[228, 150, 190], [205, 135, 185], [235, 175, 205]], dtype=float)[kind]
+    picture[spots] = (95, 65, 145)
+    picture = np.clip(picture + rng.normal(0, 5, picture.shape), 0, 255).astype(np.uint8)
+    Image.fromarray(picture).save(folder / f"{name}.png")
+
+    row, column = np.divmod(np.arange(side * side), side)
+    places = np.column_stack([column, row]) * um + margin + um / 2
+    rates = np.random.default_rng(99).gamma(1.0, 1.0, (3, genes))  # of the textures, the same in all slides
+    share = rates / rates.sum(1, keepdims=True)
+    here = kind[places[:, 1].astype(int), places[:, 0].astype(int)]
+    depth = 150 * (1 + column / side) * np.array([1.0, 1.5, 0.8])[here]
+    counts = rng.poisson(depth[:, None] * share[here]).astype(np.float32)
+    adata = AnnData(counts, obs=pd.DataFrame(index=[f"bin{i}" for i in range(len(counts))]))
+    adata.var_names = [f"Gene{i:02d}" for i in range(genes)]
+    adata.obsm["spatial"] = places
+    return read_slide(adata, folder / f"{name}.png", mpp=1.0, name=name, width_um=float(um))

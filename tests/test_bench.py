@@ -273,6 +273,7 @@ def test_scores_are_of_the_best_type_whether_or_not_rejected():
     assert scores["accuracy"] == pytest.approx(11 / 12)
     assert scores["unknown"] == pytest.approx(6 / 18)
     assert scores["rejection_auroc"] == 1.0
+    assert "rejection_auroc_left_out" not in scores
     assert {"homophily", "spatial_coherence", "true_spatial_coherence", "composition_correlation"} <= set(scores)
     assert details["confusion"] == {
         "truth": ["a", "b", "c"],
@@ -281,6 +282,15 @@ def test_scores_are_of_the_best_type_whether_or_not_rejected():
     }
     assert list(details["class_f1"]) == ["a", "b"]
     assert json.loads(json.dumps(details)) == details
+
+
+def test_a_type_left_out_is_scored_apart_from_others_that_the_reference_lacks():
+    truth = np.repeat(["a", "b", "c", "d"], 6)
+    rejection = np.repeat([0.1, 0.3, 0.2, 0.9], 6)  # c is rejected before a and after b
+    answer = Answer(np.repeat("a", 24), np.full(24, 0.8), rejection, rejection > 0.5)
+    scores, _ = score(truth, answer, ["a", "b"], without=("c",))
+    assert scores["rejection_auroc_left_out"] == 0.5
+    assert scores["rejection_auroc"] == 0.75
 
 
 def test_scores_of_any_size_are_not_called_calibrated():
@@ -428,7 +438,7 @@ def made_up(name: str, method: str, seed: int, value: float, group: str = "sibli
         "class_f1": {"<a>": value, "b": value},
     }
     facts = {"version": "0.1.0", "python": "3.12.0", "machine": "2 CPUs, made up", "seconds": 2.0, "cpu_seconds": 1.5}
-    scores |= {"rejection_auroc": value} if without else {}
+    scores |= {"rejection_auroc": value, "rejection_auroc_left_out": value + 0.1} if without else {}
     return record | facts | {"memory_gb": 0.5, "scores": scores, "details": details}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from stgnn.data.images import Image
+from stgnn.data.tissue import on_tissue, tissue_mask
 from stgnn.encoders import extract
 
 if TYPE_CHECKING:
@@ -38,16 +39,22 @@ class Field(Protocol):
 
 @dataclass(frozen=True)
 class Pixels:
-    """The image itself, from -1 to 1, read by region."""
+    """The image itself, read by region, its colours standardised over the slide's tissue, as stains differ."""
 
     image: Image
     um: float
+    mean: Float[np.ndarray, " 3"]
+    spread: Float[np.ndarray, " 3"]
 
     @classmethod
     def of(cls, image: Image, mpp: float) -> Pixels:
         """At about so many micrometres per pixel; an image of about these is read as it is."""
         near = abs(image.mpp - mpp) <= SAME_MPP * mpp
-        return cls(image, image.mpp if near else mpp)
+        mask, coarse = tissue_mask(image)
+        colours = image.region(0, 0, *image.size_um, mpp=coarse)
+        tissue = colours[mask] if mask.any() else colours.reshape(-1, 3)
+        mean, spread = tissue.mean(0, dtype=np.float32), tissue.std(0, dtype=np.float32)
+        return cls(image, image.mpp if near else mpp, mean, np.maximum(spread, 1.0))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -59,26 +66,28 @@ class Pixels:
         """Colours of a rectangle; white beyond the image."""
         um = self.um
         pixels = self.image.region(column * um, row * um, width * um, height * um, um)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32) / 127.5 - 1
+        return np.ascontiguousarray(((pixels - self.mean) / self.spread).transpose(2, 0, 1), dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Features:
-    """Frozen features at the centres of a lattice's cells, standardised over the slide."""
+    """Frozen features at the centres of a lattice's cells, standardised over the slide's tissue; zero beyond it."""
 
     values: Float[np.ndarray, "h w c"]
     um: float
 
     @classmethod
     def of(cls, image: Image, encoder: str, um: float) -> Features:
-        """Extract them, or take them from disk."""
+        """Extract them where there is tissue, or take them from disk."""
         width, height = image.size_um
         rows, columns = max(1, round(height / um)), max(1, round(width / um))
         row, column = np.divmod(np.arange(rows * columns), columns)
-        places = (np.column_stack([column, row]) + 0.5) * um
-        values = np.asarray(extract(image, np.minimum(places, image.size_um), encoder=encoder))
-        spread = values.std(0)
-        values = (values - values.mean(0)) / np.where(spread > 1e-6, spread, 1.0)
+        places = np.minimum((np.column_stack([column, row]) + 0.5) * um, image.size_um)
+        on = on_tissue(*tissue_mask(image), places)
+        found = np.asarray(extract(image, places[on], encoder=encoder))
+        spread = found.std(0)
+        values = np.zeros((len(places), found.shape[1]), dtype=np.float32)
+        values[on] = (found - found.mean(0)) / np.where(spread > 1e-6, spread, 1.0)
         return cls(values.reshape(rows, columns, -1), um)
 
     @property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import scipy.sparse as sp
 
 from stgnn.data.expression import Expression, measured
 from stgnn.data.schema import OptionError
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 GROUPS = 4
 """Parts that a single slide is cut into to choose settings by."""
+
+_NO_BUFFER_UM = 1e-9  # inner folds choose a setting, which leaks too little to give up bins for
+_MOST_SPREADS = 10.0
 
 
 def one_width(slides: Sequence[Slide], method: str) -> float:
@@ -70,6 +75,57 @@ def log_density(slide: Slide) -> Float[np.ndarray, " n"]:
     return np.log(np.maximum(measured(slide)[1], 1.0) / slide.area_um2)
 
 
+def with_density(slide: Slide, scale: float) -> Float[np.ndarray, "n outputs"]:
+    """Targets of the genes, and the log density as one more column, float32."""
+    return np.hstack([targets(slide, scale), log_density(slide)[:, None].astype(np.float32)])
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Scaling of features to mean 0 and variance 1 over the bins of training.
+
+    Parameters
+    ----------
+    centre, spread
+        Mean and standard deviation of each feature (d,), float32; the spread of a constant one is 1.
+    """
+
+    centre: Float[np.ndarray, " d"]
+    spread: Float[np.ndarray, " d"]
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, "n d"]) -> Self:
+        """Take mean and spread from features."""
+        spread = values.std(0, dtype=np.float64)
+        centre = values.mean(0, dtype=np.float64)
+        return cls(centre.astype(np.float32), np.where(spread > 1e-9, spread, 1.0).astype(np.float32))
+
+    def see(self, values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+        """Scale features; those far outside of what was seen in training are cut off, 10 spreads from the mean.
+
+        Examples
+        --------
+        >>> Standard.of(np.array([[0.0, 5.0], [2.0, 5.0]])).see(np.array([[1.0, 7.0], [99.0, 5.0]])).tolist()
+        [[0.0, 2.0], [10.0, 0.0]]
+        """
+        return np.clip((values - self.centre) / self.spread, -_MOST_SPREADS, _MOST_SPREADS, dtype=np.float32)
+
+
+def mean_of_rows(
+    values: Float[np.ndarray, "m outputs"], rows: Int[np.ndarray, "n k"]
+) -> Float[np.ndarray, "n outputs"]:
+    """Mean over k rows of a table for each of n, without a copy of those rows.
+
+    Examples
+    --------
+    >>> mean_of_rows(np.array([[0.0], [2.0], [7.0]], dtype=np.float32), np.array([[0, 1], [1, 2]])).ravel().tolist()
+    [1.0, 4.5]
+    """
+    n, k = rows.shape
+    weight = np.full(rows.size, 1 / k, dtype=np.float32)
+    return sp.csr_matrix((weight, rows.ravel(), np.arange(0, rows.size + 1, k)), shape=(n, len(values))) @ values
+
+
 def expression_of(
     values: Float[np.ndarray, "n g"], density: Float[np.ndarray, " n"], slide: Slide, scale: float
 ) -> Expression:
@@ -92,5 +148,5 @@ def groups_of(slides: Sequence[Slide]) -> list[Int[np.ndarray, " n"]]:
         return [np.searchsorted(blocks, slide.block) for slide in slides]
     if len(slides) > 1:
         return [np.full(len(slide), number) for number, slide in enumerate(slides)]
-    block, _ = contiguous_blocks(slides[0].places, GROUPS, slides[0].width_um)
+    block, _ = contiguous_blocks(slides[0].places, GROUPS, _NO_BUFFER_UM)
     return [block]

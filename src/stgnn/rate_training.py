@@ -31,7 +31,9 @@ _FEW = 32
 """Bins that a crop must hold."""
 
 _CORE = 512
-_HALO = 160
+_HALO = 3
+"""Cells of the coarsest map around a tile: its windows reach that far."""
+
 _POINTS_UM = 8.0
 
 
@@ -248,7 +250,7 @@ def predict(
     total, spread = np.empty(len(slide)), np.full(len(slide), np.nan, dtype=np.float32)
     offsets = quadrature(slide.width_um, slide.round, _POINTS_UM) / field.um
     stride = networks[0].pyramid.strides[-1]
-    core, halo = _CORE // stride * stride, -(-_HALO // stride) * stride
+    core, halo = -(-min(_CORE, max(field.shape)) // stride) * stride, _HALO * stride
     side = core + 2 * halo
     for row, column, inside in tiles(field.shape, slide.places / field.um, core, halo):
         cells = field.crop(row, column, side, side)

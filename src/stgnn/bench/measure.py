@@ -101,7 +101,7 @@ def measure(job: Job) -> dict[str, Any]:
     answer = ask(job, job.task, reference, query)
     seconds, own_seconds = time.perf_counter() - start, cpu_seconds() - used
     memory = memory_gb()
-    scores, details = score(truth, answer, types, coords, section)
+    scores, details = score(truth, answer, types, coords, section, job.task.without)
     return {
         "seconds": seconds,
         "cpu_seconds": own_seconds,

@@ -216,18 +216,33 @@ def _confusion_part(compared: Sequence[dict[str, Any]]) -> str:
     return paragraph(f"Answers of {shown}, seeds together; each row sums to 1.") + "\n".join(drawn)
 
 
+_OPEN_SCORES = (
+    (
+        "rejection_auroc_left_out",
+        "Rejection AUROC, the type left out",
+        "One type was left out of the reference. AUROC of the rejection score, its cells against those of types that "
+        "the reference has, mean over seeds; 0.5 is chance.",
+    ),
+    (
+        "rejection_auroc",
+        "Rejection AUROC, all unknown types",
+        "The same for the query's cells of any type that the reference lacks, some under that name only.",
+    ),
+)
+"""Scores of tasks whose references lack a type on purpose: name, title, what it says."""
+
+
 def _open_part(table: pd.DataFrame) -> str:
     own = table[table["open"].astype(bool)]
-    mean = tables.means(own, "rejection_auroc").dropna(how="all")
-    if mean.empty:
-        return ""
-    rows = [[text(task), *(_short(value) for value in mean.loc[task])] for task in mean.index]
-    rows.append(["mean", *(_short(value) for value in mean.mean())])
-    said = (
-        "One type was left out of the reference. AUROC of the rejection score, query cells whose type the reference "
-        "lacks against the others, mean over seeds; 0.5 is chance."
-    )
-    return paragraph(said) + _table("Rejection AUROC", ["task", *mean.columns], rows)
+    drawn = ""
+    for score, title, said in _OPEN_SCORES:
+        mean = tables.means(own, score).dropna(how="all") if score in own else own[:0]
+        if mean.empty:
+            continue
+        rows = [[text(task), *(_short(value) for value in mean.loc[task])] for task in mean.index]
+        rows.append(["mean", *(_short(value) for value in mean.mean())])
+        drawn += paragraph(said) + _table(title, ["task", *mean.columns], rows)
+    return drawn
 
 
 def _ablation_part(table: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ def score(
     types: list[str],
     coords: Float[np.ndarray, "cells d"] | None = None,
     section: Int[np.ndarray, " cells"] | None = None,
+    without: Sequence[str] = (),
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Compare an answer with the truth.
 
@@ -63,6 +65,9 @@ def score(
         Coordinates (cells, d); None to leave out the scores of space.
     section
         Code of the section of each cell (cells,); None for one section.
+    without
+        Types that were taken out of the reference. They may be few among all that it lacks, some of which only bear
+        another name there; so how they are rejected is scored by itself, too.
 
     Returns
     -------
@@ -101,6 +106,10 @@ def score(
     foreign = ~np.isin(truth[judged], types)
     if foreign.any() and not foreign.all():
         scores["rejection_auroc"] = metrics.rejection_auroc(answer.rejection[judged], foreign)
+    taken = np.isin(truth[judged], without)
+    if taken.any() and not foreign.all():
+        either = taken | ~foreign
+        scores["rejection_auroc_left_out"] = metrics.rejection_auroc(answer.rejection[judged][either], taken[either])
     if coords is not None:
         section = np.zeros(len(truth), dtype=np.int64) if section is None else section
         placed = judged & np.isfinite(coords).all(axis=1)

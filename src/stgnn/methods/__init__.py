@@ -30,8 +30,14 @@ ANNOTATORS = {
 
 PREDICTORS = {
     "magnet": ("stgnn.methods.magnet", "MagNet"),
+    "dense": ("stgnn.methods.dense", "Dense"),
     "mean": ("stgnn.methods.mean", "Mean"),
+    "coordinates": ("stgnn.methods.coordinates", "Coordinates"),
     "ridge": ("stgnn.methods.ridge", "Ridge"),
+    "ridge-hest": ("stgnn.methods.ridge_hest", "RidgeHest"),
+    "retrieval": ("stgnn.methods.retrieval", "Retrieval"),
+    "deep-sets": ("stgnn.methods.deep_sets", "DeepSets"),
+    "st-net": ("stgnn.methods.st_net", "StNet"),
 }
 """Module and class of each method that predicts expression, by the name that users give it."""
 

@@ -57,7 +57,7 @@ class Ridge(ExpressionPredictor):
         if self.components:
             axes = axes @ _principal(x, self.centre_, axes, self.components)
         group = np.concatenate(predicting.groups_of(slides))
-        y = np.concatenate([self._targets(slide) for slide in slides])
+        y = np.concatenate([predicting.with_density(slide, self.scale_) for slide in slides])
         self.mean_ = y.mean(0, dtype=np.float64)
         sums = [_sums((x[rows] - self.centre_) @ axes, y[rows] - self.mean_) for rows in _parts(group)]
         self.penalty_ = _chosen(sums) if self.penalty is None else self.penalty
@@ -70,11 +70,6 @@ class Ridge(ExpressionPredictor):
         (x,) = predicting.features([slide], self.encoder)
         y = (x - self.centre_.astype(np.float32)) @ self.weight_ + self.mean_.astype(np.float32)
         return predicting.expression_of(y[:, :-1], y[:, -1], slide, self.scale_)
-
-    def _targets(self, slide: Slide) -> Float[np.ndarray, "n g"]:
-        """Targets of the genes, and the log density as one more."""
-        density = predicting.log_density(slide)[:, None].astype(np.float32)
-        return np.hstack([predicting.targets(slide, self.scale_), density])
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {"centre": self.centre_, "weight": self.weight_, "mean": self.mean_}

@@ -1,0 +1,214 @@
+"""Rates over a slide: what is integrated, drawn, held out and predicted, and what MagNet promises of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import nbinom, poisson
+
+from pictures import stained_slide
+from stgnn.data.expression import learnable, share_genes
+from stgnn.data.levels import assign
+from stgnn.data.slide import Slide, take
+from stgnn.data.slides import aggregate, without_expression
+from stgnn.fields import Features, Pixels, quadrature, tiles, turned
+from stgnn.methods.magnet import MagNet
+from stgnn.nn.losses import gamma_deviance, negative_binomial_nll, poisson_nll
+from stgnn.rate_model import hold_out
+from stgnn.rate_training import Lesson, Recipe, draw, loss_of
+from stgnn.rates import Parts, RateNetwork
+
+SMALL = {"steps": 6, "crop": 128, "bins": 200}
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory) -> Slide:
+    (whole,) = share_genes([stained_slide(tmp_path_factory.mktemp("slide"))])
+    return learnable(replace(whole, round=False))  # bins, which make up coarser ones
+
+
+@pytest.fixture(scope="module")
+def fitted(slide) -> MagNet:
+    return MagNet(**SMALL).fit([slide])
+
+
+def test_counts_have_the_likelihoods_of_scipy():
+    rng = np.random.default_rng(0)
+    counts, mean, theta = rng.poisson(2.0, (6, 3)), rng.uniform(0.5, 4.0, (6, 3)), np.array([0.5, 2.0, 30.0])
+    c, log_mean, log_theta = (torch.tensor(x, dtype=torch.float64) for x in (counts, np.log(mean), np.log(theta)))
+    log_factorial = torch.lgamma(c + 1)
+    assert np.allclose(poisson_nll(c, log_mean) + log_factorial, -poisson.logpmf(counts, mean))
+    found = negative_binomial_nll(c, log_mean, log_theta) + log_factorial
+    assert np.allclose(found, -nbinom.logpmf(counts, theta, theta / (theta + mean)))
+
+
+def test_gamma_deviance_is_least_at_the_mean_and_has_no_unit():
+    truth = torch.tensor([1.0, 4.0, 7.0])
+    at = torch.linspace(0.5, 3.0, 400)
+    assert at[int(torch.stack([gamma_deviance(truth, m.expand(3)) for m in at]).argmin())].exp() == pytest.approx(
+        4.0, rel=0.01
+    )
+    assert gamma_deviance(truth, truth.log()) == pytest.approx(0.0, abs=1e-6)
+    assert gamma_deviance(truth * 10, at[:3] + np.log(10)) == pytest.approx(float(gamma_deviance(truth, at[:3])))
+
+
+@pytest.mark.parametrize("view", range(8))
+def test_places_stay_on_what_they_lay_on(view):
+    crop = np.arange(36.0).reshape(1, 6, 6)
+    places = np.random.default_rng(0).uniform(0, 6, (20, 2))
+    seen, there = turned(crop, places, view)
+    x, y = np.floor(there).astype(int).T
+    column, row = np.floor(places).astype(int).T
+    assert (seen[0, y, x] == crop[0, row, column]).all()
+
+
+def test_eight_views_are_eight():
+    crop = np.arange(9.0).reshape(1, 3, 3)
+    assert len({turned(crop, np.zeros((0, 2)), view)[0].tobytes() for view in range(8)}) == 8
+
+
+@pytest.mark.parametrize("width", [8.0, 16.0, 32.0])
+def test_points_of_a_bin_are_those_of_its_quarters(width):
+    quarters = np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]]) * width / 2
+    fine = (quarters[:, None] + quadrature(width, False, 8.0)).reshape(-1, 2)
+    assert {tuple(p) for p in fine} == {tuple(p) for p in quadrature(2 * width, False, 8.0)}
+
+
+def test_points_of_a_spot_lie_in_it():
+    points = quadrature(55.0, True, 8.0)
+    assert np.hypot(*points.T).max() <= 27.5
+    assert len(points) == pytest.approx(np.pi / 4 * 49, rel=0.15)
+    assert np.allclose(points.mean(0), 0, atol=1e-9)
+
+
+def test_tiles_hold_every_place_once():
+    places = np.random.default_rng(0).uniform(0, 1, (500, 2)) * (300, 200)
+    seen = []
+    for row, column, inside in tiles((200, 300), places, 64, 16):
+        seen.append(inside)
+        corner = np.array([column, row]) + 16
+        assert ((places[inside] >= corner) & (places[inside] <= corner + 64)).all()
+    assert sorted(np.concatenate(seen)) == list(range(500))
+
+
+def test_pixels_beyond_the_image_are_white(slide):
+    field = Pixels.of(slide.image, 2.0)
+    inside, beyond = field.crop(0, 0, 8, 8), field.crop(-8, -8, 8, 8)
+    assert np.allclose(beyond, ((255 - field.mean) / field.spread)[:, None, None], atol=1e-5)
+    assert inside.shape == beyond.shape == (3, 8, 8)
+
+
+def test_features_beyond_the_slide_are_zero():
+    field = Features(np.ones((3, 4, 2), dtype=np.float32), 50.0)
+    crop = field.crop(-1, 2, 3, 4)
+    assert crop.shape == (2, 3, 4)
+    assert crop[0].tolist() == [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
+
+
+def network(genes: int, **parts: bool) -> RateNetwork:
+    torch.manual_seed(0)
+    return RateNetwork(3, 4, torch.full((genes,), 1 / genes), 1.0, Parts(**parts)).eval()
+
+
+@pytest.mark.parametrize("parts", [{}, {"graph": False}, {"cross_attention": False}])
+def test_every_parameter_is_learned(slide, parts):
+    genes = slide.counts.shape[1]
+    net, recipe = network(genes, **parts), Recipe("negative-binomial", crop=128, bins=200, points=2)
+    lesson = Lesson.of(slide, Pixels.of(slide.image, 2.0))
+    loss_of(net, draw([lesson], recipe, np.random.default_rng(0)), recipe).backward()
+    unused = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert unused == []
+
+
+def test_the_rate_of_a_place_depends_on_what_lies_a_region_away():
+    field = torch.randn(3, 256, 256)
+    place = torch.tensor([[128.0, 128.0]])
+    for parts, heard in (({}, True), ({"cross_attention": False}, False)):
+        net, moved = network(5, **parts), field.clone()
+        moved[:, :, 224:] += 3.0
+        with torch.no_grad():
+            maps, other = net.maps(field), net.maps(moved)
+            for level, (a, b) in enumerate(zip(maps, other, strict=True)):
+                if level < 4:  # what the place reads itself stays as it was: only the coarsest level tells
+                    other[level] = a
+                else:
+                    other[level] = torch.where(torch.arange(a.shape[2]) >= a.shape[2] // 2 + 1, b, a)
+            far = (net.at(maps, place)[0] - net.at(other, place)[0]).abs().max() > 1e-5
+        assert bool(far) == heard
+
+
+def test_a_crop_holds_the_counts_of_its_bins(slide):
+    recipe = Recipe(crop=128, bins=50, jitter=0.0)
+    crop = draw([Lesson.of(slide, Pixels.of(slide.image, 2.0))], recipe, np.random.default_rng(1))
+    rows = {row.tobytes() for row in slide.counts.toarray()}
+    assert len(crop.counts) == len(crop.total) == len(crop.square) == 50
+    assert all(row.tobytes() in rows for row in crop.counts.numpy())
+    assert ((crop.places >= 0) & (crop.places <= 128)).all()
+
+
+def test_squares_of_a_crop_are_neighbours(slide):
+    recipe = Recipe(crop=128, bins=1000, jitter=0.0, coarse_um=32.0)
+    crop = draw([Lesson.of(slide, Pixels.of(slide.image, 2.0))], recipe, np.random.default_rng(1))
+    for square in crop.square.unique():
+        places = crop.places[crop.square == square] * slide.image.mpp
+        assert (places.max(0).values - places.min(0).values <= 32.0).all()
+
+
+def test_what_is_held_out_lies_apart(slide):
+    (seen,), (held,) = hold_out([slide], 0)
+    gap = np.abs(seen.places[:, None] - held.places[None]).max(2).min()
+    assert len(held) > 0
+    assert gap >= 2 * slide.width_um
+    other, third = (replace(slide, name=name, patient=name) for name in "bc")
+    seen, held = hold_out([slide, take(other, np.arange(40)), third], 0)
+    assert [len(part) for part in held] == [0, 40, 0]
+    assert [len(part) for part in seen] == [len(slide), 0, len(slide)]
+
+
+def test_coarse_predictions_are_the_sums_of_fine_ones(fitted, slide):
+    fine = fitted.predict(slide)
+    coarse = aggregate(slide, 2 * slide.width_um)
+    direct = fitted.predict(coarse)
+    of = assign(slide.places, coarse.width_um, slide.width_um).parent
+    whole = np.bincount(of, minlength=len(coarse)) == 4
+    total = np.bincount(of, weights=fine.total, minlength=len(coarse))
+    counts = np.zeros((len(coarse), fine.share.shape[1]))
+    np.add.at(counts, of, fine.share * fine.total[:, None])
+    assert np.allclose(total[whole], direct.total[whole], rtol=1e-3)
+    assert np.allclose(counts[whole], (direct.share * direct.total[:, None])[whole], rtol=1e-2, atol=1e-6)
+
+
+def test_prediction_needs_no_expression(fitted, slide):
+    known, unknown = fitted.predict(slide), fitted.predict(without_expression(slide))
+    assert np.array_equal(known.share, unknown.share)
+    assert np.array_equal(known.total, unknown.total)
+
+
+def test_views_and_members_tell_how_sure_a_prediction_is(fitted, slide):
+    assert np.isfinite(fitted.predict(slide).spread).all()
+    single = MagNet(views=1, **SMALL).fit([slide])
+    assert np.isnan(single.predict(slide).spread).all()
+
+
+@pytest.mark.parametrize("likelihood", ["negative-binomial", "gaussian"])
+def test_other_likelihoods(slide, likelihood):
+    said = MagNet(likelihood=likelihood, points=2, **SMALL).fit([slide]).predict(slide)
+    assert np.isfinite(said.share).all()
+    assert (said.share >= 0).all()
+    assert said.share.sum(1).mean() == pytest.approx(1.0, rel=0.5)  # from the first step on, about the mean
+
+
+def test_a_fit_resumes_from_its_checkpoint(slide, tmp_path):
+    options = SMALL | {"steps": 8, "checkpoint": str(tmp_path)}
+    whole = MagNet(**(options | {"checkpoint": None})).fit([slide]).predict(slide)
+    MagNet(**options).fit([slide])
+    again = MagNet(**options).fit([slide]).predict(slide)
+    assert np.array_equal(whole.share, again.share)
+
+
+def test_frozen_features_in_place_of_convolutions(slide):
+    model = MagNet(encoder="colour-texture", feature_um=16.0, steps=4, crop=16, bins=100).fit([slide])
+    assert np.isfinite(model.predict(slide).share).all()
