@@ -182,7 +182,8 @@ def predict_expression(
         raise OptionError("model", expected="either a model or slides to learn from", found=found)
     for name, value in (("encoder", encoder), ("save_model", save_model)):
         if model is not None and value is not None:
-            raise OptionError(name, expected="none where a model is given, which is not fitted again", found=repr(value))
+            expected = "none where a model is given, which is not fitted again"
+            raise OptionError(name, expected=expected, found=repr(value))
     fitted = None if model is None else _fitted(model, device)
     if fitted is not None:
         columns = _columns(fitted.genes_, genes)
