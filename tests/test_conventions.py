@@ -19,7 +19,7 @@ TESTS = sorted((ROOT / "tests").glob("test_*.py"))
 
 PUBLIC = {
     "stgnn": ["__version__", "bench", "datasets", "pl", "pp", "tl"],
-    "stgnn.tl": ["annotate"],
+    "stgnn.tl": ["annotate", "fit_expression", "predict_expression"],
     "stgnn.pp": ["delaunay_graph", "hexagonal_grid_graph", "knn_graph", "radius_graph", "square_grid_graph"],
     "stgnn.pl": [
         "composition",
@@ -53,8 +53,9 @@ PUBLIC = {
         "write",
     ],
     "stgnn.data.images": ["Image", "SUFFIXES", "check_mpp", "open_image"],
-    "stgnn.data.levels": ["Assignment", "aggregate", "assign", "grid_to_places", "with_one"],
-    "stgnn.data.slides": ["Slide", "aggregate", "grid_slide", "read_slide", "without_expression"],
+    "stgnn.data.levels": ["Assignment", "aggregate", "assign", "at_widths", "grid_to_places", "with_one"],
+    "stgnn.data.predictions": ["to_anndata"],
+    "stgnn.data.slides": ["Slide", "aggregate", "bins_on", "grid_slide", "read_slide", "without_expression"],
     "stgnn.data.spaceranger": ["read_space_ranger"],
     "stgnn.data.tissue": ["on_tissue", "tissue_mask"],
     "stgnn.encoders": [

@@ -10,6 +10,7 @@ import anndata
 import matplotlib
 import pytest
 
+from slides import write_slide
 from stgnn import cli
 from stgnn.data.toy import toy
 
@@ -45,6 +46,20 @@ def test_command_line_example(here, capsys):
     assert cli.main(words[1:]) == 0, capsys.readouterr().err
     assert "stgnn" in anndata.read_h5ad(here / "annotated.h5ad").obs
     assert (here / "report.html").is_file()
+
+
+def test_expression_example(here, monkeypatch, capsys):
+    monkeypatch.setenv("STGNN_CACHE", str(here / "features"))
+    for number in (1, 2, 3):
+        write_slide(here, f"slide_{number}", f"patient {number}", seed=number)
+    lines = block("sh", "stgnn expression").strip().splitlines()
+    assert [line.split()[2] for line in lines] == ["fit", "predict", "evaluate"]
+    lines[0] += " --method ridge"  # the default trains for longer
+    lines[2] = lines[2].replace(" --method ridge", "")
+    for line in lines:
+        assert cli.main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+    assert anndata.read_h5ad(here / "predicted.h5ad").n_obs > 400
+    assert (here / "evaluation" / "summary.csv").is_file()
 
 
 def test_every_method_is_named():

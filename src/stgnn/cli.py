@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stgnn import __version__
+from stgnn.cli_expression import expression
+from stgnn.console import VERBOSE, Number, log_to_stderr
 from stgnn.data.schema import (
     KEY_ADDED,
     LABELS_KEY,
@@ -31,30 +31,11 @@ WRONG_INPUT = 2
 INTERRUPTED = 130
 
 
-class _Number(click.ParamType):
-    """A number, refused in the words of this package rather than click's."""
-
-    name = "number"
-
-    def __init__(self, kind: type[int] | type[float], expected: str) -> None:
-        self.kind, self.expected = kind, expected
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
-        try:
-            return self.kind(value)
-        except ValueError:
-            argument = param.opts[0] if param else "number"
-            raise OptionError(argument, expected=self.expected, found=repr(value)) from None
-
-
-_VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is being done.")
-
-
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="stgnn", message="%(prog)s %(version)s")
 @click.pass_context
 def _cli(ctx: click.Context) -> None:
-    """Cell types for spatial transcriptomics."""
+    """Cell types for spatial transcriptomics, and expression from histology."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
@@ -69,15 +50,15 @@ def _cli(ctx: click.Context) -> None:
 @click.option("--layer", help="Layer of the query with raw counts, or X, or raw.  [default: look for them]")
 @click.option("--reference-layer", help="The same for the reference.")
 @click.option("--recover-counts", is_flag=True, help="Turn log-normalised values back into counts.")
-@click.option("--um-per-unit", type=_Number(float, "a number"), help="Micrometres per unit of the coordinates.")
+@click.option("--um-per-unit", type=Number(float, "a number"), help="Micrometres per unit of the coordinates.")
 @click.option("--method", default="stgnn", show_default=True, help="Method; a wrong name lists all.")
 @click.option("--key-added", default=KEY_ADDED, show_default=True, help="Name of the results.")
 @click.option("--save-model", type=click.Path(path_type=Path), help="Folder to save the fitted model in.")
 @click.option("--model", type=click.Path(path_type=Path), help="Folder of a saved model, to use without fitting.")
 @click.option("--report", type=click.Path(path_type=Path), help="HTML file to write a report to.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
-@click.option("--random-state", default=0, show_default=True, type=_Number(int, "a whole number"), help="Seed.")
-@_VERBOSE
+@click.option("--random-state", default=0, show_default=True, type=Number(int, "a whole number"), help="Seed.")
+@VERBOSE
 def _annotate(
     query: Path,
     reference: Path | None,
@@ -115,7 +96,7 @@ def _annotate(
         raise OptionError(
             "--reference", expected="none with --model, unless for a --report", found=repr(str(reference))
         )
-    with _logging(verbose):
+    with log_to_stderr(verbose):
         from stgnn import tl
 
         adata = open_h5ad_or_zarr(query, "query")
@@ -161,12 +142,12 @@ def _annotate(
 @click.option(
     "--output", default="demo", show_default=True, type=click.Path(path_type=Path), help="Folder to write to."
 )
-@_VERBOSE
+@VERBOSE
 def _demo(output: Path, verbose: bool) -> None:
     """Annotate one section of mouse hypothalamus, whose true types are known, and score every method on it."""
     from stgnn.demo import run
 
-    with _logging(verbose):
+    with log_to_stderr(verbose):
         run(output)
 
 
@@ -176,22 +157,27 @@ def _bench() -> None:
 
 
 @_bench.command("run", short_help="Run every task by every method.")
-@click.option("--tasks", default="all", show_default=True, help="Names of tasks, or TOML files, comma-separated.")
+@click.option(
+    "--tasks",
+    default="all",
+    show_default=True,
+    help="Names of tasks, TOML files, all (annotation) or expression; comma-separated.",
+)
 @click.option(
     "--methods",
     default="all",
     show_default=True,
     help="Names of methods, module:Class, or all, ablations, peers; comma-separated.",
 )
-@click.option("--seeds", default=3, show_default=True, type=_Number(int, "a whole number"), help="Seeds: 0, 1, ...")
+@click.option("--seeds", default=3, show_default=True, type=Number(int, "a whole number"), help="Seeds: 0, 1, ...")
 @click.option("--data-dir", required=True, type=click.Path(path_type=Path), help="Folder with the data of the tasks.")
 @click.option("--output", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder to fill.")
-@click.option("--jobs", default=1, show_default=True, type=_Number(int, "a whole number"), help="Runs side by side.")
-@click.option("--threads", default=1, show_default=True, type=_Number(int, "a whole number"), help="Threads of each.")
-@click.option("--timeout", type=_Number(float, "a number"), help="Seconds after which a run is given up.")
+@click.option("--jobs", default=1, show_default=True, type=Number(int, "a whole number"), help="Runs side by side.")
+@click.option("--threads", default=1, show_default=True, type=Number(int, "a whole number"), help="Threads of each.")
+@click.option("--timeout", type=Number(float, "a number"), help="Seconds after which a run is given up.")
 @click.option("--peers", type=click.Path(path_type=Path), help="TOML file: which Python runs each peer.")
 @click.option("--left-out", is_flag=True, help="Also each task with one type left out of the reference, in turn.")
-@_VERBOSE
+@VERBOSE
 def _bench_run(
     tasks: str,
     methods: str,
@@ -210,18 +196,23 @@ def _bench_run(
     Fills OUTPUT with runs.jsonl, metrics.csv and metrics.parquet. What is there already is not run again; what failed
     is.
     """
-    with _logging(verbose):
+    with log_to_stderr(verbose):
+        from stgnn.bench import expression_tasks
         from stgnn.bench import methods as bench_methods
         from stgnn.bench import run as bench_run
         from stgnn.bench import tasks as bench_tasks
 
-        chosen, rows = bench_tasks.find(tasks), bench_methods.find(methods)
+        wanted = expression_tasks.find(tasks)
+        if wanted and left_out:
+            raise OptionError("--left-out", expected="tasks of annotation", found=f"{tasks!r}, of expression")
         interpreters = bench_methods.read_interpreters(peers)
+        folds: list[Any] = [fold for task in wanted for fold in expression_tasks.folds(task, data_dir)]
+        chosen = [] if wanted else bench_tasks.find(tasks)
         if left_out:
             chosen += [open_set for task in chosen for open_set in bench_tasks.left_out(task, data_dir)]
         records = bench_run.run(
-            chosen,
-            rows,
+            [*folds, *chosen],
+            bench_methods.find_predictors(methods) if wanted else bench_methods.find(methods),
             data_dir=data_dir,
             output=output,
             seeds=seeds,
@@ -242,11 +233,14 @@ def _bench_report(results: Path, output: Path, markdown: Path | None) -> None:
     """Show RESULTS, a folder that 'stgnn bench run' has filled, as one HTML file that needs no other."""
     from stgnn.bench.report import write
 
-    with _logging(False):
+    with log_to_stderr(False):
         write(results, output, markdown=markdown)
     for path in (output, markdown):
         if path is not None:
             click.echo(f"written  {path}")
+
+
+_cli.add_command(expression)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -301,26 +295,6 @@ def _one_line(error: click.UsageError) -> str:
         argument, expected = program, f"what '{program} --help' lists"
         found = error.format_message().removeprefix("Got ")
     return " ".join(f"{argument}: expected {expected}; found {found}".split())
-
-
-@contextmanager
-def _logging(verbose: bool) -> Iterator[None]:
-    """Send the log, and Python's warnings, to stderr; without ``verbose`` only what needs attention."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("stgnn")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.captureWarnings(True)
-    silent = logging.getLogger("py.warnings")
-    silent.setLevel(logging.WARNING if verbose else logging.ERROR)
-    silent.addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        logger.removeHandler(handler)
-        silent.removeHandler(handler)
 
 
 def _summarise(adata: AnnData, key: str, written: list[Path]) -> None:

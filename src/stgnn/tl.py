@@ -1,4 +1,4 @@
-"""The front door: one function that reads, fits, predicts and writes."""
+"""The front doors: functions that read, fit, predict and write."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, InputError, ModelError, OptionError
+from stgnn.histology import fit_expression, predict_expression
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from stgnn.methods.base import Annotator
 
-__all__ = ["annotate"]
+__all__ = ["annotate", "fit_expression", "predict_expression"]
 
 
 def annotate(
@@ -203,12 +204,14 @@ def _method(method: str | Annotator, checkpoint: str | Path | None, device: str,
 
 def _fitted(model: str | Path | Annotator | None, device: str) -> Annotator:
     """Load a saved model, or pass on a fitted one."""
-    from stgnn.methods.base import Annotator, load
+    from stgnn.methods.base import Annotator, ExpressionPredictor, load
 
-    if isinstance(model, (str, Path)):
-        return load(model, device=device)
-    if not isinstance(model, Annotator):
-        raise OptionError("model", expected="a folder, or a fitted method", found=type(model).__name__)
-    if not hasattr(model, "genes_"):
+    found = load(model, device=device) if isinstance(model, (str, Path)) else model
+    if isinstance(found, ExpressionPredictor):
+        what = f"{type(found).__name__}, which predicts expression"
+        raise ModelError(f"model: expected a method that annotates; found {what}")
+    if not isinstance(found, Annotator):
+        raise OptionError("model", expected="a folder, or a fitted method", found=type(found).__name__)
+    if not hasattr(found, "genes_"):
         raise ModelError("model: expected a fitted method; found one not fitted; call fit first, or pass it as method")
-    return model
+    return found

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from stgnn.bench.expression_tasks import ExpressionTask
     from stgnn.bench.methods import Method
     from stgnn.bench.score import Answer
     from stgnn.bench.tasks import Task
@@ -38,7 +39,7 @@ class Job:
         seconds then leave out what another has done.
     """
 
-    task: Task
+    task: Task | ExpressionTask
     method: Method
     seed: int
     data_dir: str
@@ -47,7 +48,7 @@ class Job:
 
 
 def measure(job: Job) -> dict[str, Any]:
-    """Annotate and score: the truth is set aside before the query is handed over.
+    """Annotate, or predict expression, and score: the truth is set aside before the query is handed over.
 
     Parameters
     ----------
@@ -80,24 +81,30 @@ def measure(job: Job) -> dict[str, Any]:
     """
     import numpy as np
 
+    from stgnn.bench.expression_tasks import ExpressionTask
     from stgnn.bench.score import score
     from stgnn.bench.tasks import load, types_of
     from stgnn.data.schema import SPATIAL_KEY
 
+    if isinstance(job.task, ExpressionTask):
+        from stgnn.bench.expression import measure_fold
+
+        return measure_fold(job)
     reference, query, truth = load(job.task, job.data_dir)
     types = types_of(reference, job.task.labels_key)
     coords = np.asarray(query.obsm[SPATIAL_KEY], dtype=np.float64) if SPATIAL_KEY in query.obsm else None
     section = None
     if job.task.section_key is not None:
         section = np.unique(query.obs[job.task.section_key].astype(str), return_inverse=True)[1]
-    start, used = time.perf_counter(), _cpu_seconds()
-    answer = _ask_peer(job, reference, query) if job.method.group == "peers" else _annotate(job, reference, query)
-    seconds, cpu_seconds = time.perf_counter() - start, _cpu_seconds() - used
-    memory = _memory_gb()
+    ask = _ask_peer if job.method.group == "peers" else _annotate
+    start, used = time.perf_counter(), cpu_seconds()
+    answer = ask(job, job.task, reference, query)
+    seconds, own_seconds = time.perf_counter() - start, cpu_seconds() - used
+    memory = memory_gb()
     scores, details = score(truth, answer, types, coords, section, job.task.without)
     return {
         "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
+        "cpu_seconds": own_seconds,
         "memory_gb": memory,
         "scores": scores,
         "details": details,
@@ -124,7 +131,7 @@ def describe_machine() -> str:
     return line
 
 
-def _annotate(job: Job, reference: AnnData, query: AnnData) -> Answer:
+def _annotate(job: Job, task: Task, reference: AnnData, query: AnnData) -> Answer:
     import numpy as np
 
     from stgnn import tl
@@ -139,8 +146,8 @@ def _annotate(job: Job, reference: AnnData, query: AnnData) -> Answer:
     tl.annotate(
         query,
         reference,
-        labels_key=job.task.labels_key,
-        section_key=job.task.section_key,
+        labels_key=task.labels_key,
+        section_key=task.section_key,
         method=method,
     )
     types = np.asarray(query.uns[KEY_ADDED]["types"])
@@ -152,7 +159,7 @@ def _annotate(job: Job, reference: AnnData, query: AnnData) -> Answer:
     )
 
 
-def _ask_peer(job: Job, reference: AnnData, query: AnnData) -> Answer:
+def _ask_peer(job: Job, task: Task, reference: AnnData, query: AnnData) -> Answer:
     import numpy as np
 
     from stgnn.bench.peers import SCORES_ONLY, annotate
@@ -162,10 +169,10 @@ def _ask_peer(job: Job, reference: AnnData, query: AnnData) -> Answer:
         job.method.cls,
         reference,
         query,
-        job.task.labels_key,
+        task.labels_key,
         job.seed,
         str(job.interpreter),
-        section_key=job.task.section_key or "section",
+        section_key=task.section_key or "section",
     )
     values = table.reindex(query.obs_names).to_numpy(dtype=np.float64)
     if not np.isfinite(values).all():
@@ -177,13 +184,13 @@ def _ask_peer(job: Job, reference: AnnData, query: AnnData) -> Answer:
     return Answer(best, confidence, -confidence, np.zeros(len(values), dtype=bool), calibrated)
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """User and system time so far, of this process and of those it has waited for."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
 
-def _memory_gb() -> float:
+def memory_gb() -> float:
     """Most memory so far, of this process or of one that it has waited for."""
     import resource
 
@@ -205,11 +212,12 @@ def _end_with_parent() -> None:
 def main(text: str) -> None:
     """Run a job given as JSON, and print its record."""
     from stgnn import __version__
+    from stgnn.bench import expression_tasks, tasks
     from stgnn.bench.methods import Method
-    from stgnn.bench.tasks import from_record
 
     values = json.loads(text)
-    job = Job(**values | {"task": from_record(values["task"]), "method": Method(**values["method"])})
+    kind = expression_tasks if "slides" in values["task"] else tasks
+    job = Job(**values | {"task": kind.from_record(values["task"]), "method": Method(**values["method"])})
     if os.getpgrp() == os.getpid():  # else a group of others would end too
         threading.Thread(target=_end_with_parent, daemon=True).start()
     record = measure(job)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from stgnn.bench.peers import SCRIPTS
 from stgnn.data.schema import FileError, OptionError, nearest
-from stgnn.methods import ANNOTATORS, annotator
+from stgnn.methods import ANNOTATORS, PREDICTORS, annotator, predictor
 
 if TYPE_CHECKING:
-    from stgnn.methods.base import Annotator
+    from stgnn.methods.base import Annotator, ExpressionPredictor
 
 OURS = "stgnn"
 GROUPS = ("ours", "siblings", "ablations", "peers")
@@ -32,6 +32,8 @@ ABLATIONS: dict[str, dict[str, bool | int]] = {
     "no space": {"cell_graph": False, "global_tokens": False},
 }
 """What is switched off in each ablation of our method."""
+
+OUR_PREDICTOR = "magnet"
 
 PEERS = tuple(SCRIPTS)
 """Methods of other packages, each run by an interpreter that has the package."""
@@ -117,20 +119,75 @@ def make(method: Method, seed: int) -> Annotator:
     >>> make(Method("nearest", "knn-harmony"), seed=3).random_state
     3
     """
-    import importlib
-    from dataclasses import fields
-
     from stgnn.methods.base import Annotator
 
-    if method.cls in ANNOTATORS:
-        cls = annotator(method.cls)
-    else:
-        module, name = method.cls.split(":")
-        found = getattr(importlib.import_module(module), name, None)
-        if not isinstance(found, type) or not issubclass(found, Annotator):
-            raise OptionError("methods", expected="a subclass of stgnn.methods.base.Annotator", found=method.cls)
-        cls = found
-    known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+    return _make(annotator(method.cls) if method.cls in ANNOTATORS else _own(method.cls, Annotator), method, seed)
+
+
+def find_predictors(names: str) -> list[Method]:
+    """Methods that predict expression, by name or class.
+
+    Parameters
+    ----------
+    names
+        Separated by commas: names of ``stgnn.methods.PREDICTORS``, ``path.to.module:Class``, and ``all``.
+
+    Returns
+    -------
+    list of Method
+        In the order given, without repetition.
+
+    Raises
+    ------
+    OptionError
+        If a name is unknown.
+
+    Examples
+    --------
+    >>> [method.name for method in find_predictors("mean,ridge")]
+    ['mean', 'ridge']
+    """
+    found: dict[str, Method] = {}
+    for word in [part.strip() for part in names.split(",")]:
+        for name in PREDICTORS if word == "all" else (word,):
+            if name in PREDICTORS or _is_class(name):
+                found[name] = Method(name, name, group="ours" if name == OUR_PREDICTOR else "siblings")
+            else:
+                known = ["all", *PREDICTORS]
+                expected = f"module:Class or one of {', '.join(known)}"
+                raise OptionError("methods", expected=expected, found=repr(name), hint=nearest(name, known))
+    return list(found.values())
+
+
+def make_predictor(method: Method, seed: int) -> ExpressionPredictor:
+    """Make a method that predicts expression, not yet fitted; as :func:`make`.
+
+    Examples
+    --------
+    >>> make_predictor(Method("pca", "ridge", {"components": 8}), seed=0).components
+    8
+    """
+    from stgnn.methods.base import ExpressionPredictor
+
+    cls = predictor(method.cls) if method.cls in PREDICTORS else _own(method.cls, ExpressionPredictor)
+    return _make(cls, method, seed)
+
+
+def _own(place: str, base: type) -> Any:
+    """Class of a user's own, told as module:Class."""
+    import importlib
+
+    module, name = place.split(":")
+    found = getattr(importlib.import_module(module), name, None)
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise OptionError("methods", expected=f"a subclass of stgnn.methods.base.{base.__name__}", found=place)
+    return found
+
+
+def _make(cls: Any, method: Method, seed: int) -> Any:
+    from dataclasses import fields
+
+    known = [item.name for item in fields(cls)]
     for option in method.options:
         if option not in known:
             raise OptionError(
@@ -192,9 +249,13 @@ def _method(name: str) -> Method:
         return Method(f"{OURS}, {name}", OURS, dict(ABLATIONS[name]), group="ablations")
     if name in PEERS:
         return Method(name, name, group="peers")
-    module, _, cls = name.partition(":")
-    if cls.isidentifier() and all(part.isidentifier() for part in module.split(".")):
+    if _is_class(name):
         return Method(name, name)
     known = ["all", *ANNOTATORS, "ablations", *ABLATIONS, "peers", *PEERS]
     expected = f"module:Class or one of {', '.join(known)}"
     raise OptionError("methods", expected=expected, found=repr(name), hint=nearest(name, known))
+
+
+def _is_class(name: str) -> bool:
+    module, _, cls = name.partition(":")
+    return cls.isidentifier() and all(part.isidentifier() for part in module.split("."))

@@ -91,8 +91,9 @@ def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns task, method, seed, metric, value, seconds, cpu_seconds, memory_gb, error; a run that failed is one row
-        with its error and without a metric.
+        Columns task, method, seed, metric, value, seconds, cpu_seconds, memory_gb, error; of predicted expression also
+        fold, level (width of the bins) and genes (name of the set). A run that failed is one row with its error
+        and without a metric.
 
     Examples
     --------
@@ -101,12 +102,19 @@ def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    columns = ["task", "method", "seed", "metric", "value", "seconds", "cpu_seconds", "memory_gb", "error"]
+    records = list(records)
+    more = ["fold", "level", "genes"] if any(is_expression(record) for record in records) else []
+    columns = ["task", "method", "seed", *more, "metric", "value", "seconds", "cpu_seconds", "memory_gb", "error"]
     rows = []
     for record in records:
         own = {name: record.get(name) for name in columns}
         scores = record.get("scores") or {None: None}
-        rows += [own | {"metric": metric, "value": value} for metric, value in scores.items()]
+        if is_expression(record):
+            task = record["definition"]["task"]
+            own |= {"task": task["of"], "fold": task["fold"]}
+        if isinstance(scores, dict):
+            scores = [{"metric": metric, "value": value} for metric, value in scores.items()]
+        rows += [own | score for score in scores]
     table = pd.DataFrame(rows, columns=columns)
     numbers = ["value", "seconds", "cpu_seconds", "memory_gb"]
     return table.astype(dict.fromkeys(numbers, "float64") | {"seed": "int64"})
@@ -122,15 +130,30 @@ def write_tables(folder: Path) -> None:
     """
     table = tidy(read(folder))
     for name in ("metrics.csv", "metrics.parquet"):
-        path = folder / name
-        partial = path.with_name(name + _PARTIAL)
-        try:
-            if path.suffix == ".csv":
-                table.to_csv(partial, index=False)
-            else:
-                table.to_parquet(partial, index=False)
-            os.replace(partial, path)
-        except OSError as error:
-            raise FileError("output", expected=f"to write {str(path)!r}", found=str(error)) from error
-        finally:
-            partial.unlink(missing_ok=True)
+        write_table(table, folder / name)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as ``.csv`` or ``.parquet``, whole or not at all.
+
+    Raises
+    ------
+    FileError
+        If it cannot be written.
+    """
+    partial = path.with_name(path.name + _PARTIAL)
+    try:
+        if path.suffix == ".csv":
+            table.to_csv(partial, index=False)
+        else:
+            table.to_parquet(partial, index=False)
+        os.replace(partial, path)
+    except OSError as error:
+        raise FileError("output", expected=f"to write {str(path)!r}", found=str(error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def is_expression(record: dict[str, Any]) -> bool:
+    """Whether a record is of a fold of predicting expression."""
+    return "slides" in record.get("definition", {}).get("task", {})

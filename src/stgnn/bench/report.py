@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stgnn.bench import figures, tables
 from stgnn.bench.methods import OURS
-from stgnn.bench.records import ABSENT, RUNS, read
+from stgnn.bench.records import ABSENT, RUNS, is_expression, read
 from stgnn.bench.tables import DASH, in_order
 from stgnn.data.schema import FileError
 from stgnn.report import check_path
@@ -79,7 +79,11 @@ def write(results: str | Path, path: str | Path, *, markdown: str | Path | None 
     stgnn.data.schema.FileError: results: expected a folder with runs.jsonl; found 'no/such/folder'
     """
     path = check_path(path, argument="output")
-    records = tables.ordered(read(results))
+    found = read(results)
+    records = tables.ordered(record for record in found if not is_expression(record))
+    if found and not records:
+        what = f"those of predicted expression in {str(results)!r}"
+        raise FileError("results", expected="results of annotation", found=what, hint="see its summary.csv")
     if not records:
         what = f"none finished in {str(results)!r}" if (Path(results) / RUNS).is_file() else repr(str(results))
         raise FileError("results", expected=f"a folder with {RUNS}", found=what)

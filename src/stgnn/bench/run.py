@@ -19,6 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from stgnn.bench import expression_tables
+from stgnn.bench.expression_tasks import ExpressionTask
 from stgnn.bench.measure import Job
 from stgnn.bench.records import ABSENT, RUNS, append, read, write_tables
 from stgnn.bench.tasks import load
@@ -32,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(
-    tasks: Sequence[Task],
+    tasks: Sequence[Task | ExpressionTask],
     methods: Sequence[Method],
     *,
     data_dir: str | Path,
@@ -51,7 +53,7 @@ def run(
     Parameters
     ----------
     tasks
-        What to annotate from what.
+        What to annotate from what, or folds of expression to predict.
     methods
         By whom.
     data_dir
@@ -100,7 +102,8 @@ def run(
     known = {_key(record): record for record in read(folder) if record["error"] is None}
     missing = [job for job in wanted if not _is_done(job, known.get(_job_key(job)))]
     for task in dict.fromkeys(job.task for job in missing):  # what is wrong with data should show now, not after hours
-        load(task, data_dir)
+        if not isinstance(task, ExpressionTask):  # whose folds are known only once they have been read
+            load(task, data_dir)
     _make(folder)
     with (
         _alone(folder),
@@ -120,6 +123,7 @@ def run(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         write_tables(folder)
+        expression_tables.write(folder)
     latest = {_key(record): record for record in read(folder)}
     return [latest[_job_key(job)] for job in wanted]
 

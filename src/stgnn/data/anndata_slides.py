@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,18 @@ import pandas as pd
 
 from stgnn.data.columns import read_coords, unique_names
 from stgnn.data.counts import find_counts
-from stgnn.data.files import open_h5ad_or_zarr
+from stgnn.data.files import open_h5ad_or_zarr, open_places
 from stgnn.data.images import SUFFIXES, Image, check_mpp, open_image
-from stgnn.data.schema import CoordinatesError, FileError, InputError, OptionError, nearest, number_of
+from stgnn.data.schema import (
+    EXPRESSION_KEY,
+    SPATIAL_KEY,
+    CoordinatesError,
+    FileError,
+    InputError,
+    OptionError,
+    nearest,
+    number_of,
+)
 from stgnn.data.slide import Slide, check_slide, merge_genes, same_mpp
 
 if TYPE_CHECKING:
@@ -50,6 +60,26 @@ def slide_from_anndata(
     width_um: float | None,
 ) -> Slide:
     """Read AnnData with the path of its image; see :func:`stgnn.data.slides.read_slide`."""
+    slide = _placed(adata, image, mpp, spatial_key, name, patient, width_um)
+    if EXPRESSION_KEY in adata.uns:
+        return check_slide(replace(slide, notes=(*slide.notes, "predictions of stgnn, which are no counts, left out")))
+    found = find_counts(adata, None, "source")
+    counts, genes, notes = merge_genes(found.values, found.var.index.to_numpy())
+    total = adata.obs[_TOTAL].to_numpy(dtype=np.float64) if _TOTAL in adata.obs else None
+    notes = [*slide.notes, *notes, *([found.note] if found.note else [])]
+    return check_slide(replace(slide, counts=counts, total=total, genes=genes, notes=tuple(notes)))
+
+
+def _placed(
+    adata: AnnData,
+    image: str | Path | Image | None,
+    mpp: float | None,
+    spatial_key: str,
+    name: str | None,
+    patient: str | None,
+    width_um: float | None,
+) -> Slide:
+    """Bins at their places, without counts and not checked yet."""
     if not hasattr(adata, "obsm"):
         expected = "AnnData, SpatialData, or the path of a .h5ad, a .zarr, an image or Space Ranger's outs"
         raise InputError("source", expected=expected, found=type(adata).__name__)
@@ -68,32 +98,60 @@ def slide_from_anndata(
             "spatial_key", expected="a key of source.obsm", found=f"no key {spatial_key!r}", hint=hint
         )
     width_um, is_round = _width(facts, width_um)
-    found = find_counts(adata, None, "source")
-    counts, genes, notes = merge_genes(found.values, found.var.index.to_numpy())
+    notes: list[str] = []
     names, repeats = unique_names(adata.obs_names)
     if repeats:
-        notes = [*notes, f"{number_of(repeats, 'repeated name')} of bins numbered"]
+        notes = [f"{number_of(repeats, 'repeated name')} of bins numbered"]
     name = name or _single(adata, "slide") or library or image.path.stem
     n = adata.n_obs
-    slide = Slide(
+    return Slide(
         name=name,
         patient=patient or _single(adata, "patient") or name,
         image=image,
         places=coords[:, :2] * image.mpp,
         width_um=width_um,
         round=is_round,
-        counts=counts,
-        total=adata.obs[_TOTAL].to_numpy(dtype=np.float64) if _TOTAL in adata.obs else None,
-        genes=genes,
+        counts=None,
+        total=None,
+        genes=np.empty(0, dtype=object),
         names=names,
         in_tissue=_flags(adata, "in_tissue", True),
         block=_blocks(adata),
         guard=_flags(adata, _GUARD, False),
         rows=np.arange(n),
-        notes=(*notes, *([found.note] if found.note else [])),
+        notes=tuple(notes),
         grid=_grid(adata),
     )
-    return check_slide(slide)
+
+
+def slide_from_positions(path: Path, image: str | Path | Image, mpp: float | None, width_um: float | None) -> Slide:
+    """Read the places of bins from a ``.h5ad``, of which expression, if there is any, is not even opened.
+
+    Parameters
+    ----------
+    path
+        The file, with places in full-resolution pixels of the image in ``obsm["spatial"]``.
+    image
+        The slide's image.
+    mpp
+        Micrometres per pixel of the image; None to take them from the file or the image.
+    width_um
+        Side of the bins or diameter of the spots in micrometres; None to take it from the file.
+
+    Returns
+    -------
+    Slide
+        Without counts.
+
+    Raises
+    ------
+    FileError
+        If the file cannot be read.
+    InputError
+        As for :func:`stgnn.data.slides.read_slide`.
+    """
+    adata = open_places(path, "positions")
+    return check_slide(_placed(adata, image, mpp, SPATIAL_KEY, None, None, width_um))
 
 
 def _library(adata: AnnData) -> tuple[str | None, dict[str, Any]]:

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from stgnn.data.schema import CountsError, GenesError, InputError, number_of
 from stgnn.data.slide import Slide, take
 
-__all__ = ["LEAST_TOTAL", "Expression", "learnable", "measured", "share_genes"]
+__all__ = ["LEAST_TOTAL", "Expression", "learnable", "measured", "share_genes", "with_total"]
 
 LEAST_TOTAL = 20.0
 """Counts over the transcriptome below which a bin says too little to learn or to judge by."""
@@ -61,6 +61,25 @@ def measured(slide: Slide) -> tuple[sp.csr_matrix, np.ndarray]:
     return slide.counts, slide.total
 
 
+def with_total(slide: Slide) -> Slide:
+    """Give a slide totals, where those over the transcriptome are unknown: the sums over all genes at hand.
+
+    To be called before genes are chosen, so that shares do not depend on the choice.
+
+    Raises
+    ------
+    CountsError
+        If the slide has no counts.
+    """
+    if slide.counts is None:
+        raise CountsError("slides", expected="counts to learn from", found=f"none in slide {slide.name!r}")
+    if slide.total is not None:
+        return slide
+    total = np.asarray(slide.counts.sum(axis=1, dtype=np.float64)).ravel()
+    note = f"totals over the transcriptome unknown: those of {len(slide.genes)} genes taken"
+    return replace(slide, total=total, notes=(*slide.notes, note))
+
+
 def learnable(slide: Slide) -> Slide:
     """Keep the bins that one can learn from or judge by: on tissue, in no guard band, with enough counts.
 
@@ -79,20 +98,15 @@ def learnable(slide: Slide) -> Slide:
     CountsError
         If the slide has no counts, or no good bin.
     """
-    if slide.counts is None:
-        raise CountsError("slides", expected="counts to learn from", found=f"none in slide {slide.name!r}")
-    total, notes = slide.total, slide.notes
-    if total is None:
-        total = np.asarray(slide.counts.sum(axis=1, dtype=np.float64)).ravel()
-        notes = (*notes, f"totals over the transcriptome unknown: those of {len(slide.genes)} genes taken")
-    good = slide.in_tissue & ~slide.guard & (total >= LEAST_TOTAL)
+    slide = with_total(slide)
+    good = slide.in_tissue & ~slide.guard & (measured(slide)[1] >= LEAST_TOTAL)
     if not good.any():
         raise CountsError(
             "slides",
             expected=f"bins on tissue, in no guard band, of {LEAST_TOTAL:g} counts or more",
             found=f"none of {number_of(len(slide), 'bin')} in slide {slide.name!r}",
         )
-    return take(replace(slide, total=total, notes=notes), np.flatnonzero(good))
+    return take(slide, np.flatnonzero(good))
 
 
 def share_genes(slides: Sequence[Slide], genes: Sequence[str] | None = None) -> list[Slide]:

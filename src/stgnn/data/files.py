@@ -71,6 +71,58 @@ def open_h5ad_or_zarr(path: str | Path, argument: str) -> AnnData:
     return adata
 
 
+def open_places(path: str | Path, argument: str) -> AnnData:
+    """Read all of a ``.h5ad`` that says where bins are, and nothing that says what is in them.
+
+    Parameters
+    ----------
+    path
+        A ``.h5ad`` file, with or without expression.
+    argument
+        What the user calls the file, for messages.
+
+    Returns
+    -------
+    anndata.AnnData
+        Its ``obs``, ``obsm`` and ``uns``, and no genes.
+
+    Raises
+    ------
+    FileError
+        If it is missing, of another kind, truncated, or holds no bins.
+
+    Examples
+    --------
+    >>> open_places("bins.csv", "positions")
+    Traceback (most recent call last):
+    stgnn.data.schema.FileError: positions: expected a .h5ad file ...; found 'bins.csv'; write it as .h5ad first
+    """
+    import anndata
+    import h5py
+    from anndata.io import read_elem
+
+    path = Path(path)
+    _check_kind(path, argument)
+    if path.suffix != ".h5ad":
+        raise FileError(argument, expected="a .h5ad file", found=repr(str(path)))
+    try:
+        with h5py.File(path) as file:
+            parts = {name: read_elem(file[name]) for name in ("obs", "obsm", "uns") if name in file}
+            adata = anndata.AnnData(**parts)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can fail anywhere in the readers
+        raise FileError(
+            argument,
+            expected="a readable .h5ad of AnnData",
+            found=f"{str(path)!r}, which cannot be read ({type(error).__name__}: {error})",
+            hint="it may be truncated or not of AnnData: copy or write it again",
+        ) from error
+    if adata.n_obs == 0:
+        raise FileError(argument, expected="bins", found=f"none in {str(path)!r}")
+    return adata
+
+
 def _check_kind(path: Path, argument: str) -> None:
     """Refuse what cannot be an AnnData file before a reader trips over it."""
     expected = "a .h5ad file or a .zarr folder"

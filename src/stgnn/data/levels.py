@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,7 +12,10 @@ import scipy.sparse as sp
 from stgnn.data.schema import OptionError, number_of
 from stgnn.data.slide import Slide
 
-__all__ = ["Assignment", "aggregate", "assign", "grid_to_places", "with_one"]
+__all__ = ["Assignment", "aggregate", "assign", "at_widths", "grid_to_places", "with_one"]
+
+_COVERS = 0.9
+"""Part of the widest slide's area that another of the same tissue must have to stand for it."""
 
 
 class Assignment(NamedTuple):
@@ -135,6 +139,45 @@ def aggregate(slide: Slide, um: float) -> Slide:
         notes=(*slide.notes, f"{number_of(len(slide), 'bin')} summed into {n} of {um:g} um"),
         grid=squares,
     )
+
+
+def at_widths(slides: Sequence[Slide], widths_um: Sequence[float] = ()) -> dict[float, list[Slide]]:
+    """Slides at every width: as given, and summed from the finest that covers the tissue where a width is coarser.
+
+    Parameters
+    ----------
+    slides
+        Slides; those of equal name are the same tissue.
+    widths_um
+        Widths beside those of the slides, in micrometres.
+
+    Returns
+    -------
+    dict
+        Slides by width, ascending.
+
+    Raises
+    ------
+    OptionError
+        If a width is below that of all slides.
+    """
+    finest = min(slide.width_um for slide in slides)
+    for width in widths_um:
+        if not width >= finest:
+            expected = f"at least the width of the finest bins, {finest:g} micrometres"
+            raise OptionError("width_um", expected=expected, found=f"{width:g}")
+    out: dict[float, list[Slide]] = {}
+    for width in sorted({slide.width_um for slide in slides} | {float(width) for width in widths_um}):
+        out[width] = []
+        for name in dict.fromkeys(slide.name for slide in slides):
+            own = [slide for slide in slides if slide.name == name and slide.width_um <= width]
+            if native := [slide for slide in own if slide.width_um == width]:
+                out[width] += native
+            elif own:
+                most = max(len(slide) * slide.area_um2 for slide in own)
+                wide = [slide for slide in own if len(slide) * slide.area_um2 >= _COVERS * most]
+                out[width].append(aggregate(min(wide, key=lambda slide: slide.width_um), width))
+    return out
 
 
 def grid_to_places(grid: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -23,6 +23,13 @@ LABELS_KEY = "cell_type"
 SPATIAL_KEY = "spatial"
 KEY_ADDED = "stgnn"
 
+EXPRESSION_KEY = "stgnn_expression"
+"""Entry of ``uns`` of predicted expression: a file that has it holds predictions in ``X``, not counts."""
+LOG1P_LAYER = "log1p"
+TOTAL_PREDICTED_KEY = "total_predicted"
+SPREAD_KEY = "stgnn_spread"
+EXPECTED_PCC_KEY = "expected_pcc"
+
 
 def confidence_key(key_added: str) -> str:
     """Name in ``obs`` of the calibrated confidence, 0 to 1."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stgnn.data.anndata_slides import slide_from_anndata, slide_from_file
+from stgnn.data.anndata_slides import slide_from_anndata, slide_from_file, slide_from_positions
 from stgnn.data.images import SUFFIXES, Image, open_image
 from stgnn.data.levels import aggregate
 from stgnn.data.schema import SPATIAL_KEY, CoordinatesError, OptionError, number_of
@@ -20,7 +20,7 @@ from stgnn.data.tissue import on_tissue, tissue_mask
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Slide", "aggregate", "grid_slide", "read_slide", "without_expression"]
+__all__ = ["Slide", "aggregate", "bins_on", "grid_slide", "read_slide", "without_expression"]
 
 
 def read_slide(
@@ -159,6 +159,54 @@ def grid_slide(image: Image, bin_um: float) -> Slide:
         notes=(f"{number_of(n, 'bin')} of {bin_um:g} um laid over the tissue",),
         grid=grid.astype(np.int64),
     )
+
+
+def bins_on(
+    image: str | Path | Image,
+    positions: str | Path | None = None,
+    *,
+    bin_um: float | None = None,
+    mpp: float | None = None,
+) -> Slide:
+    """Bins without counts on an image: where a file has them, or laid over the tissue.
+
+    Parameters
+    ----------
+    image
+        The slide's image.
+    positions
+        A ``.h5ad`` with the places of bins or spots in ``obsm["spatial"]``, in full-resolution pixels of the image. Its
+        expression, if it has any, is not opened.
+    bin_um
+        Without ``positions``, side of the square bins to lay over the tissue, in micrometres; with them, side or
+        diameter where the file does not tell it.
+    mpp
+        Micrometres per pixel of the image; None to take them from the positions or the image. Never guessed.
+
+    Returns
+    -------
+    Slide
+        Without counts.
+
+    Raises
+    ------
+    OptionError
+        If there are neither positions nor a side.
+    InputError
+        As for :func:`read_slide`.
+
+    Examples
+    --------
+    >>> bins_on("slide.png")
+    Traceback (most recent call last):
+    stgnn.data.schema.OptionError: positions: expected a .h5ad with places, or bin_um to lay bins over...; found neither
+    """
+    if positions is not None:
+        return slide_from_positions(Path(positions), image, mpp, bin_um)
+    if bin_um is None:
+        expected = "a .h5ad with places, or bin_um to lay bins over the tissue"
+        raise OptionError("positions", expected=expected, found="neither")
+    return grid_slide(image if isinstance(image, Image) else open_image(image, mpp), bin_um)
 
 
 def without_expression(slide: Slide) -> Slide:
