@@ -170,15 +170,14 @@ def test_squares_of_a_crop_are_neighbours(slide):
         assert (places.max(0).values - places.min(0).values <= 32.0).all()
 
 
-def test_what_is_held_out_lies_apart(slide):
-    (seen,), (held,) = hold_out([slide], 0)
-    gap = np.abs(seen.places[:, None] - held.places[None]).max(2).min()
-    assert len(held) > 0
-    assert gap >= 2 * slide.width_um
-    other, third = (replace(slide, name=name, patient=name) for name in "bc")
-    seen, held = hold_out([slide, take(other, np.arange(40)), third], 0)
-    assert [len(part) for part in held] == [0, 40, 0]
-    assert [len(part) for part in seen] == [len(slide), 0, len(slide)]
+def test_of_three_slides_the_smallest_is_held_out(slide):
+    small, third = (replace(slide, name=name, patient=slide.patient) for name in "bc")
+    small = take(small, np.arange(40))
+    assert hold_out([slide, small]) == ([slide, small], [])
+    assert hold_out([slide, small, third]) == ([slide, third], [small])
+    # whole patients, where there are three
+    patients = [replace(s, patient=p) for s, p in zip([slide, small, small, third], "xyyz", strict=True)]
+    assert [s.patient for s in hold_out(patients)[1]] == ["y", "y"]
 
 
 def test_coarse_predictions_are_the_sums_of_fine_ones(fitted, slide):

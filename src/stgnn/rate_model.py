@@ -12,13 +12,12 @@ import torch
 
 from stgnn.data.expression import Expression, measured
 from stgnn.data.schema import OptionError
-from stgnn.data.slide import Slide, take
+from stgnn.data.slide import Slide
 from stgnn.fields import Features, Field, Pixels
 from stgnn.metrics import gene_pearson
 from stgnn.predicting import scale_of, targets
 from stgnn.rate_training import Lesson, Recipe, draw, loss_of, predict, train
 from stgnn.rates import Parts, RateNetwork
-from stgnn.splits import contiguous_blocks
 from stgnn.train import Plan, autocast, find_device, fingerprint, progress, seed_of
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
 NONE = "none"
 """Name for no encoder."""
-
-_HELD_OUT = 8
-"""One in so many parts of a slide is held out, where there are too few slides to hold out one."""
 
 _LOOKS = 20
 _CROPS_TO_CHECK = 8
@@ -110,14 +106,14 @@ class RateModel:
     scale
         Counts that profiles are scaled to.
     expected
-        Correlation of each gene's prediction with the truth (genes,), on bins held out of training.
+        Correlation of each gene's prediction with the truth (genes,), on slides held out of training; None without any.
     curve
         Losses of training.
     """
 
     networks: list[RateNetwork]
     scale: float
-    expected: Float[np.ndarray, " g"]
+    expected: Float[np.ndarray, " g"] | None = None
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -125,23 +121,21 @@ def fit_rates(slides: Sequence[Slide], settings: Settings) -> RateModel:
     """Train networks on slides, less a part that tells when to stop and how well each gene is predicted."""
     scale = scale_of(slides)
     settings = replace(settings, recipe=replace(settings.recipe, scale=scale))
-    seen, held = hold_out(slides, settings.random_state)
+    seen, held = hold_out(slides)
     sights = {id(slide.image): settings.see(slide) for slide in slides}
-    lessons, tests = (
-        [Lesson.of(part, *sights[id(part.image)]) for part in parts if len(part)] for parts in (seen, held)
-    )
+    lessons, tests = ([Lesson.of(part, *sights[id(part.image)]) for part in parts] for parts in (seen, held))
     share, density = _means(slides)
     field, features = sights[id(slides[0].image)]
     channels, beside = field.crop(0, 0, 1, 1).shape[0], 0 if features is None else features.values.shape[2]
-    model = RateModel([], scale, np.empty(0))
+    model = RateModel([], scale)
     with progress("training", settings.members * settings.steps) as watch:
         for member in range(settings.members):
             network = settings.network(channels, beside, share, density, seed_of(settings.random_state, member))
             model.curve += _train(network, member, lessons, tests, settings, watch)
             model.networks.append(network)
-    parts = [part for part in held if len(part)]
-    said = [predict_rates(model, part, settings, sights[id(part.image)]) for part in parts]
-    model.expected = _expected(parts, said, scale)
+    if held:
+        said = [predict_rates(model, part, settings, sights[id(part.image)]) for part in held]
+        model.expected = _expected(held, said, scale)
     return model
 
 
@@ -157,32 +151,24 @@ def predict_rates(
         return predict(model.networks, slide, field, beside, recipe, settings.views, watch)
 
 
-def hold_out(slides: Sequence[Slide], random_state: int) -> tuple[list[Slide], list[Slide]]:
-    """Split off what tells when to stop.
+def hold_out(slides: Sequence[Slide]) -> tuple[list[Slide], list[Slide]]:
+    """Split off what tells when to stop: of three patients or more the one with the fewest bins, else of three slides.
 
-    The patient with the fewest bins of three or more, else the slide of three or more, else an eighth of each slide, in
-    one piece, and apart from the rest by two bins.
+    A part of a slide would not tell: what was learned of its other parts holds there, too, and longer training only
+    makes it better.
 
     Returns
     -------
-    What to learn from and what is held out, one of each for each slide; parts may be empty.
+    What to learn from, and what is held out, which may be nothing.
     """
     for group in ([slide.patient for slide in slides], [slide.name for slide in slides]):
         names = sorted(set(group))
         if len(names) > 2:
             sizes = [sum(len(s) for s, own in zip(slides, group, strict=True) if own == name) for name in names]
             out = names[int(np.argmin(sizes))]
-            nobody = np.empty(0, dtype=np.int64)
-            seen = [take(s, nobody) if own == out else s for s, own in zip(slides, group, strict=True)]
-            held = [s if own == out else take(s, nobody) for s, own in zip(slides, group, strict=True)]
-            return seen, held
-    seen, held = [], []
-    for number, slide in enumerate(slides):
-        block, guard = contiguous_blocks(slide.places, _HELD_OUT, 2 * slide.width_um)
-        chosen = block == np.random.default_rng([random_state, number]).integers(_HELD_OUT)
-        seen.append(take(slide, ~chosen & ~guard))
-        held.append(take(slide, chosen & ~guard))
-    return seen, held
+            seen = [s for s, own in zip(slides, group, strict=True) if own != out]
+            return seen, [s for s, own in zip(slides, group, strict=True) if own == out]
+    return list(slides), []
 
 
 def _means(slides: Sequence[Slide]) -> tuple[Float[np.ndarray, " g"], float]:
@@ -241,7 +227,7 @@ def _expected(slides: Sequence[Slide], said: Sequence[Expression], scale: float)
 
 def pack(model: RateModel) -> dict[str, np.ndarray]:
     """All arrays of a model, by name."""
-    arrays = {"expected": model.expected}
+    arrays = {} if model.expected is None else {"expected": model.expected}
     for number, network in enumerate(model.networks):
         arrays |= {f"network{number}.{k}": v.detach().cpu().numpy() for k, v in network.state_dict().items()}
     return arrays
@@ -255,7 +241,7 @@ def unpack(arrays: dict[str, np.ndarray], settings: Settings, scale: float, curv
         own = {k.removeprefix(start): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(start)}
         first = own["pyramid.enter.0.0.weight" if settings.convolution else "pyramid.stages.0.0.0.weight"]
         beside = own["told.1.weight"].shape[1] if "told.1.weight" in own else 0
-        network = settings.network(first.shape[1], beside, np.ones(len(arrays["expected"])), 1.0, 0)
+        network = settings.network(first.shape[1], beside, np.ones(len(own["log_dispersion"])), 1.0, 0)
         network.load_state_dict(own)
         networks.append(network)
-    return RateModel(networks, scale, arrays["expected"], curve)
+    return RateModel(networks, scale, arrays.get("expected"), curve)

@@ -129,7 +129,7 @@ class ExpressionPredictor(ABC):
     genes_
         Genes (genes,) that are predicted.
     expected_
-        Of methods that have learned it in validation, the correlation to expect of each gene (genes,); others lack it.
+        Correlation to expect of each gene (genes,), if the method learned it in validation; else missing or None.
     card_
         What the model was learned from and what to expect of it, as plain values: written by whoever fits it on slides
         of a user (:func:`stgnn.tl.fit_expression`), kept with it, never used to predict.
