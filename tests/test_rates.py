@@ -123,7 +123,9 @@ def test_features_beyond_the_slide_are_zero():
 
 def network(genes: int, **parts: bool) -> RateNetwork:
     torch.manual_seed(0)
-    return RateNetwork(3, 4, torch.full((genes,), 1 / genes), 1.0, Parts(**parts)).eval()
+    made = RateNetwork(3, 4, torch.full((genes,), 1 / genes), 1.0, Parts(**parts)).eval()
+    torch.nn.init.normal_(made.head[-1].weight, std=0.1)  # which starts at zero
+    return made
 
 
 @pytest.mark.parametrize("parts", [{}, {"graph": False}, {"cross_attention": False}])

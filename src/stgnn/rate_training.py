@@ -269,8 +269,7 @@ def predict(
         shares, densities = [], []
         for network in networks:
             for view in range(views):
-                with torch.inference_mode(), autocast(network, "bfloat16"):
-                    said = _say(network, *turned(cells, points, view), told, len(offsets), recipe)
+                said = _say(network, *turned(cells, points, view), told, len(offsets), recipe)
                 shares.append(said[0])
                 densities.append(said[1])
         share[inside] = np.mean(shares, axis=0)
@@ -282,12 +281,14 @@ def predict(
     return Expression(share, total, spread)
 
 
+@torch.inference_mode()
 def _say(
     network: RateNetwork, cells: np.ndarray, points: np.ndarray, told: Tensor, k: int, recipe: Recipe
 ) -> tuple[np.ndarray, np.ndarray]:
     """Share of each gene in each bin, and density, from the points in it."""
     device = next(network.parameters()).device
-    out, density = network(_tensor(cells).to(device), _tensor(points).to(device), told.to(device))
+    with autocast(network, "bfloat16"):
+        out, density = network(_tensor(cells).to(device), _tensor(points).to(device), told.to(device))
     density = density.exp().view(-1, k)
     weight = density / density.sum(1, keepdim=True)
     share = torch.expm1(out.clamp(min=0)) / recipe.scale if recipe.likelihood == "gaussian" else out.exp()

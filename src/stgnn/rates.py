@@ -101,7 +101,7 @@ class RateNetwork(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, 256), nn.GELU(), nn.Dropout(parts.dropout), last
         )
         with torch.no_grad():
-            last.weight.mul_(0.1)
+            last.weight.zero_()  # the mean everywhere; and no gene starts from luck of its own
             last.bias.copy_(torch.cat([share.clamp(min=1e-8), share.new_tensor([density])]).log())
 
     def forward(
