@@ -56,7 +56,7 @@ class Recipe:
     coarse_um
         Side of the squares whose summed counts are learned, too; 0 for none.
     jitter
-        Standard deviation of random gains of the field's channels.
+        Standard deviation of random gains of the field's channels; of what is added to each, it is twice that.
     """
 
     likelihood: str = "poisson"
@@ -64,7 +64,7 @@ class Recipe:
     crop: int = 640
     bins: int = 2500
     points: int = 1
-    coarse_um: float = 64.0
+    coarse_um: float = 0.0
     jitter: float = 0.1
 
 
@@ -148,8 +148,10 @@ def draw(lessons: Sequence[Lesson], recipe: Recipe, rng: np.random.Generator) ->
 
 def _crop(lesson: Lesson, recipe: Recipe, row: int, column: int, inside: np.ndarray, rng: np.random.Generator) -> Crop:
     um = lesson.field.um
-    if len(inside) > recipe.bins:  # a square of them, not any of them, so that coarser squares are whole
+    if len(inside) > recipe.bins and recipe.coarse_um:  # a square of them, so that coarser squares are whole
         inside = _square(lesson.places, inside, recipe.bins, rng)
+    elif len(inside) > recipe.bins:
+        inside = np.sort(rng.choice(inside, recipe.bins, replace=False))
     corner = np.array([column, row])
     places = lesson.places[inside] - corner
     cells = lesson.field.crop(row, column, recipe.crop, recipe.crop)
@@ -163,7 +165,7 @@ def _crop(lesson: Lesson, recipe: Recipe, row: int, column: int, inside: np.ndar
     beside = _told(lesson.beside, (points + corner) * um)
     cells, points = turned(cells, points, int(rng.integers(8)))
     shape = (len(cells), 1, 1)
-    cells = cells * (1 + recipe.jitter * rng.standard_normal(shape)) + recipe.jitter / 2 * rng.standard_normal(shape)
+    cells = cells * (1 + recipe.jitter * rng.standard_normal(shape)) + 2 * recipe.jitter * rng.standard_normal(shape)
     counts = lesson.counts[inside].toarray()
     arrays = cells, points, beside, counts, lesson.total[inside]
     field, points_, beside_, counts_, total = (_tensor(x) for x in arrays)

@@ -72,7 +72,7 @@ class MagNet(ExpressionPredictor):
     cross_attention: bool = True
     graph: bool = True
     likelihood: str = "poisson"
-    coarse_um: float = 64.0
+    coarse_um: float = 0.0
     mpp: float = 2.0
     feature_um: float = 32.0
     crop: int = 640
