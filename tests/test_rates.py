@@ -16,6 +16,7 @@ from stgnn.data.slide import Slide, take
 from stgnn.data.slides import aggregate, without_expression
 from stgnn.fields import Features, Pixels, quadrature, tiles, turned
 from stgnn.methods.magnet import MagNet
+from stgnn.nn import lattice
 from stgnn.nn.losses import gamma_deviance, negative_binomial_nll, poisson_nll
 from stgnn.rate_model import hold_out
 from stgnn.rate_training import Lesson, Recipe, draw, loss_of
@@ -100,11 +101,37 @@ def test_features_are_read_at_the_centres_of_cells():
 def test_tiles_hold_every_place_once():
     places = np.random.default_rng(0).uniform(0, 1, (500, 2)) * (300, 200)
     seen = []
-    for row, column, inside in tiles((200, 300), places, 64, 16):
+    for row, column, inside in tiles((200, 300), places, 64, 16, 8):
         seen.append(inside)
-        corner = np.array([column, row]) + 16
-        assert ((places[inside] >= corner) & (places[inside] <= corner + 64)).all()
+        assert row % 8 == column % 8 == 0
+        assert row + 96 < 200 + 8
+        assert column + 96 < 300 + 8
+        from_border = np.minimum(places[inside] - (column, row), (column + 96, row + 96) - places[inside])
+        to_border = np.minimum(places[inside], (300, 200) - places[inside])
+        assert (from_border >= np.minimum(16, to_border) - 1e-9).all()
     assert sorted(np.concatenate(seen)) == list(range(500))
+
+
+def test_a_field_smaller_than_a_tile_is_one():
+    ((row, column, inside),) = tiles((20, 30), np.array([[5.0, 5.0], [29.0, 19.0]]), 64, 16, 8)
+    assert (row, column, inside.tolist()) == (0, 0, [0, 1])
+
+
+@pytest.mark.parametrize("level", range(5))
+def test_maps_are_read_where_what_they_show_lies(level):
+    """What moves a map's value at a place lies around that place, on the mean."""
+    net = network(4)
+    for stage in net.pyramid.modules():  # all pixels weigh alike, so that the centre is that of the field of view
+        if isinstance(stage, torch.nn.Conv2d):
+            torch.nn.init.constant_(stage.weight, 1.0)
+        if isinstance(stage, torch.nn.GroupNorm):
+            stage.forward = lambda x: x
+    field, place = torch.full((3, 704, 704), 1e-6, requires_grad=True), torch.tensor([[352.0, 352.0]])
+    stride = net.pyramid.strides[level]
+    lattice.read(net.pyramid(field)[level], place + (stride - 1) / 2, stride).sum().backward()
+    weight = field.grad.sum(0)
+    centre = (weight.sum(0) * (torch.arange(704) + 0.5)).sum() / weight.sum()
+    assert float(centre) == pytest.approx(352.0, abs=0.5)
 
 
 def test_pixels_beyond_the_image_are_white(slide):

@@ -116,9 +116,12 @@ class Features:
 
 
 def tiles(
-    shape: tuple[int, int], places: Float[np.ndarray, "n 2"], core: int, halo: int
+    shape: tuple[int, int], places: Float[np.ndarray, "n 2"], core: int, halo: int, step: int
 ) -> Iterator[tuple[int, int, Int[np.ndarray, " k"]]]:
-    """Cut a field into squares, those with any place in them.
+    """Cut a field into squares of side ``core + 2 halo``, those with any place in their middle.
+
+    Squares stay on the field where it is large enough for one, since networks that normalise over all of a square
+    should see as little blank as in training.
 
     Parameters
     ----------
@@ -127,23 +130,27 @@ def tiles(
     places
         Places in cells, x and y.
     core
-        Side of a square without its halo.
+        Side of the middle.
     halo
         Cells around it that a network sees, too.
+    step
+        Corners are multiples of it, so that the cells of a network's maps lie alike in all squares.
 
     Yields
     ------
     row, column
-        Upper-left corner of the square with its halo; it may lie outside of the field.
+        Upper-left corner of the square.
     inside
-        Which places lie in its core; each place lies in one.
+        Which places are its own; each place is one square's.
     """
     at = np.clip(np.floor(places / core).astype(np.int64), 0, [(shape[1] - 1) // core, (shape[0] - 1) // core])
     square, owner = np.unique(at[:, ::-1], axis=0, return_inverse=True)
     order = np.argsort(owner.ravel(), kind="stable")
     ends = np.searchsorted(owner.ravel()[order], np.arange(len(square) + 1))
-    for number, (row, column) in enumerate(square):
-        yield int(row) * core - halo, int(column) * core - halo, order[ends[number] : ends[number + 1]]
+    last = [max(0, -(-(cells - core - 2 * halo) // step) * step) for cells in shape]
+    for number, place in enumerate(square):
+        row, column = (int(np.clip(p * core - halo, 0, most)) for p, most in zip(place, last, strict=True))
+        yield row, column, order[ends[number] : ends[number + 1]]
 
 
 def turned(

@@ -262,7 +262,7 @@ def predict(
     stride = networks[0].pyramid.strides[-1]
     core, halo = -(-min(_CORE, max(field.shape)) // stride) * stride, _HALO * stride
     side = core + 2 * halo
-    for row, column, inside in tiles(field.shape, slide.places / field.um, core, halo):
+    for row, column, inside in tiles(field.shape, slide.places / field.um, core, halo, stride):
         cells = field.crop(row, column, side, side)
         corner = np.array([column, row])
         places = slide.places[inside] / field.um - corner

@@ -129,12 +129,14 @@ class RateNetwork(nn.Module):
     ) -> tuple[Float[Tensor, "n g"], Float[Tensor, " n"]]:
         strides = self.pyramid.strides
         fine = F.avg_pool2d(maps[0], 3, 1, 1)  # places are known to a few micrometres only
-        read = [lattice.read(x, places, s) for x, s in zip([fine, *maps[1:]], strides, strict=True)]
+        # a convolution of step 2 puts its cells where its input's even ones are, not between two of them
+        there = [places + (s - 1) / 2 for s in strides]
+        read = [lattice.read(x, p, s) for x, p, s in zip([fine, *maps[1:]], there, strides, strict=True)]
         x = self.enter(torch.cat(read, 1))
         if self.told is not None:
             x = x + self.told(beside)
         y = x
         for level, listen in self.listen.items():
-            y = y + listen(x, maps[int(level)], places, strides[int(level)])
+            y = y + listen(x, maps[int(level)], there[int(level)], strides[int(level)])
         out = self.head(y + self.mlp(self.norm(y)))
         return out[:, :-1], out[:, -1]
