@@ -26,8 +26,8 @@ from stgnn.metrics import gene_pearson, log1p_normalised
 from stgnn.splits import contiguous_blocks
 
 SMALL: dict[str, dict[str, Any]] = {
-    "magnet": {"steps": 40, "crop": 256, "bins": 400, "views": 1, "feature_um": 16.0},
-    "dense": {"steps": 40, "crop": 256, "bins": 400},
+    "magnet": {"steps": 40, "crop_um": 512.0, "bins": 400, "views": 1, "feature_um": 16.0},
+    "dense": {"steps": 40, "crop_um": 512.0, "bins": 400},
     "ridge-hest": {"components": 16},  # of 300 bins, 256 components leave nothing to average
     "retrieval": {"steps": 60, "batch": 128, "neighbours": 15},
     "deep-sets": {"steps": 60, "width": 64, "batch": 64},
@@ -161,8 +161,9 @@ def test_gene_order_is_irrelevant(fitted, predicted, train, test):
     assert found.genes_.tolist() == train.genes[::-1].tolist()
     back = found.predict(test)
     if name_of(type(fitted)) in HALF_PRECISION:
-        for one, other in ((back.share[:, ::-1].ravel(), predicted.share.ravel()), (back.total, predicted.total)):
-            assert np.corrcoef(np.log(one), np.log(other))[0, 1] > 0.9
+        one, other = np.log(back.share[:, ::-1]), np.log(predicted.share)
+        one, other = one - one.mean(0), other - other.mean(0)  # else the means of genes would carry it
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.8
     else:
         np.testing.assert_allclose(back.share[:, ::-1], predicted.share, atol=1e-3)
         np.testing.assert_allclose(back.total, predicted.total, rtol=1e-2)

@@ -7,22 +7,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image as pil
 from scipy.stats import nbinom, poisson
 
 from pictures import stained_slide
+from stgnn import rate_model, rate_training
 from stgnn.data.expression import learnable, share_genes
+from stgnn.data.images import open_image
 from stgnn.data.levels import assign
+from stgnn.data.schema import OptionError
 from stgnn.data.slide import Slide, take
 from stgnn.data.slides import aggregate, without_expression
 from stgnn.fields import Features, Pixels, quadrature, tiles, turned
+from stgnn.methods.base import load
 from stgnn.methods.magnet import MagNet
 from stgnn.nn import lattice
 from stgnn.nn.losses import gamma_deviance, negative_binomial_nll, poisson_nll
 from stgnn.rate_model import hold_out
 from stgnn.rate_training import Lesson, Recipe, draw, loss_of
 from stgnn.rates import Parts, RateNetwork
+from stgnn.train import Plan
 
-SMALL = {"steps": 6, "crop": 128, "bins": 200, "encoder": "none"}
+SMALL = {"steps": 6, "crop_um": 256.0, "bins": 200, "encoder": "none"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -158,9 +164,9 @@ def network(genes: int, **parts: bool) -> RateNetwork:
 @pytest.mark.parametrize("parts", [{}, {"graph": False}, {"cross_attention": False}])
 def test_every_parameter_is_learned(slide, parts):
     genes = slide.counts.shape[1]
-    net, recipe = network(genes, **parts), Recipe("negative-binomial", crop=128, bins=200, points=2)
+    net, recipe = network(genes, **parts), Recipe("negative-binomial", crop_um=256.0, bins=200, points_um=11.0)
     lesson = Lesson.of(slide, Pixels.of(slide.image, 2.0))
-    loss_of(net, draw([lesson], recipe, np.random.default_rng(0)), recipe).backward()
+    loss_of(net, draw([lesson], recipe, 64, np.random.default_rng(0)), recipe).backward()
     unused = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert unused == []
 
@@ -183,8 +189,8 @@ def test_the_rate_of_a_place_depends_on_what_lies_a_region_away():
 
 
 def test_a_crop_holds_the_counts_of_its_bins(slide):
-    recipe = Recipe(crop=128, bins=50, jitter=0.0)
-    crop = draw([Lesson.of(slide, Pixels.of(slide.image, 2.0))], recipe, np.random.default_rng(1))
+    recipe = Recipe(crop_um=256.0, bins=50, jitter=0.0)
+    crop = draw([Lesson.of(slide, Pixels.of(slide.image, 2.0))], recipe, 64, np.random.default_rng(1))
     rows = {row.tobytes() for row in slide.counts.toarray()}
     assert len(crop.counts) == len(crop.total) == len(crop.square) == 50
     assert all(row.tobytes() in rows for row in crop.counts.numpy())
@@ -192,8 +198,8 @@ def test_a_crop_holds_the_counts_of_its_bins(slide):
 
 
 def test_squares_of_a_crop_are_neighbours(slide):
-    recipe = Recipe(crop=128, bins=1000, jitter=0.0, coarse_um=32.0)
-    crop = draw([Lesson.of(slide, Pixels.of(slide.image, 2.0))], recipe, np.random.default_rng(1))
+    recipe = Recipe(crop_um=256.0, bins=1000, jitter=0.0, coarse_um=32.0, points_um=16.0)
+    crop = draw([Lesson.of(slide, Pixels.of(slide.image, 2.0))], recipe, 64, np.random.default_rng(1))
     for square in crop.square.unique():
         places = crop.places[crop.square == square] * slide.image.mpp
         assert (places.max(0).values - places.min(0).values <= 32.0).all()
@@ -236,24 +242,94 @@ def test_views_and_members_tell_how_sure_a_prediction_is(fitted, slide):
 
 @pytest.mark.parametrize("likelihood", ["negative-binomial", "gaussian"])
 def test_other_likelihoods(slide, likelihood):
-    said = MagNet(likelihood=likelihood, points=2, **SMALL).fit([slide]).predict(slide)
+    said = MagNet(likelihood=likelihood, points_um=11.0, **SMALL).fit([slide]).predict(slide)
     assert np.isfinite(said.share).all()
     assert (said.share >= 0).all()
     assert said.share.sum(1).mean() == pytest.approx(1.0, rel=0.5)  # from the first step on, about the mean
 
 
-def test_a_fit_resumes_from_its_checkpoint(slide, tmp_path):
-    options = SMALL | {"steps": 8, "checkpoint": str(tmp_path)}
-    whole = MagNet(**(options | {"checkpoint": None})).fit([slide]).predict(slide)
-    MagNet(**options).fit([slide])
-    again = MagNet(**options).fit([slide]).predict(slide)
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_fit_resumes(slide, tmp_path, monkeypatch):
+    options = SMALL | {"steps": 8}
+    whole = MagNet(**options).fit([slide]).predict(slide)
+    often = replace(Plan(1), save_every=2)
+    monkeypatch.setattr(rate_model, "Plan", lambda steps, **own: replace(often, steps=steps, **own))
+    drawn, real = [], rate_training.draw
+
+    def draw_until_killed(*arguments):
+        drawn.append(len(drawn))
+        if len(drawn) == 6:
+            raise Killed
+        return real(*arguments)
+
+    monkeypatch.setattr(rate_training, "draw", draw_until_killed)
+    with pytest.raises(Killed):
+        MagNet(**options, checkpoint=str(tmp_path)).fit([slide])
+    again = MagNet(**options, checkpoint=str(tmp_path)).fit([slide]).predict(slide)
+    assert len(drawn) == 6 + 4  # five steps were done and four of them saved
     assert np.array_equal(whole.share, again.share)
 
 
+def test_a_checkpoint_of_another_image_is_not_resumed(slide, tmp_path):
+    first = MagNet(**SMALL, checkpoint=str(tmp_path / "state")).fit([slide]).predict(slide)
+    other = tmp_path / "other.png"
+    with pil.open(slide.image.path) as picture:
+        picture.rotate(180).save(other)
+    turned_slide = replace(slide, image=open_image(other, mpp=slide.image.mpp))
+    resumed = MagNet(**SMALL, checkpoint=str(tmp_path / "state")).fit([turned_slide]).predict(slide)
+    assert not np.array_equal(first.share, resumed.share)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("views", 0),
+        ("views", 9),
+        ("members", 0),
+        ("steps", 2.5),
+        ("bins", 0),
+        ("rate", -1.0),
+        ("feature_um", 0.0),
+        ("crop_um", -64.0),
+        ("points_um", 0.0),
+        ("coarse_um", -5.0),
+        ("mpp", float("nan")),
+        ("likelihood", "normal"),
+    ],
+)
+def test_options_out_of_range_are_refused(slide, option, value):
+    with pytest.raises(OptionError, match=f"^{option}: expected .*; found {value!r}"):
+        MagNet(**(SMALL | {option: value})).fit([slide])
+
+
+def test_bins_at_the_border_of_the_slide_are_learned(slide):
+    field = Pixels.of(slide.image, 2.0)
+    few = take(replace(slide, places=slide.places - slide.places.min(0) + 3.0), np.arange(4))
+    crop = draw([Lesson.of(few, field)], Recipe(crop_um=256.0), 64, np.random.default_rng(0))
+    assert len(crop.counts) == 4
+
+
+def test_a_wide_bin_is_read_at_more_places(slide):
+    wide = replace(slide, width_um=64.0, round=True)
+    crop = draw([Lesson.of(wide, Pixels.of(slide.image, 2.0))], Recipe(crop_um=256.0), 64, np.random.default_rng(0))
+    assert len(crop.places) == 3 * len(crop.counts)
+
+
+def test_a_saved_model_of_three_slides_is_the_same(slide, tmp_path):
+    """One of the slides is held out, in which a gene may be constant."""
+    others = [replace(slide, name=name, counts=slide.counts.multiply(np.arange(24) > 0).tocsr()) for name in "bc"]
+    model = MagNet(**SMALL).fit([slide, *others])
+    model.save(tmp_path / "model")
+    same = load(tmp_path / "model")
+    assert np.array_equal(model.predict(slide).share, same.predict(slide).share)
+
+
 def test_frozen_features_in_place_of_convolutions(slide):
-    model = MagNet(encoder="colour-texture", convolution=False, feature_um=16.0, steps=4, crop=16, bins=100).fit(
-        [slide]
-    )
+    options = {"encoder": "colour-texture", "convolution": False, "feature_um": 16.0, "crop_um": 256.0}
+    model = MagNet(**options, steps=4, bins=100).fit([slide])
     assert np.isfinite(model.predict(slide).share).all()
 
 

@@ -13,7 +13,7 @@ from stgnn.data.tissue import on_tissue, tissue_mask
 from stgnn.encoders import extract
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
 SAME_MPP = 0.05
 """Share by which an image's micrometres per pixel may differ from those asked for without being resampled."""
@@ -77,14 +77,15 @@ class Features:
     um: float
 
     @classmethod
-    def of(cls, image: Image, encoder: str, um: float) -> Features:
+    def of(cls, image: Image, encoder: str, um: float, device: str) -> Features:
         """Extract them where there is tissue, or take them from disk."""
         width, height = image.size_um
         rows, columns = max(1, round(height / um)), max(1, round(width / um))
         row, column = np.divmod(np.arange(rows * columns), columns)
         places = np.minimum((np.column_stack([column, row]) + 0.5) * um, image.size_um)
         on = on_tissue(*tissue_mask(image), places)
-        found = np.asarray(extract(image, places[on], encoder=encoder))
+        on = on if on.any() else ~on
+        found = np.asarray(extract(image, places[on], encoder=encoder, device=device))
         spread = found.std(0)
         values = np.zeros((len(places), found.shape[1]), dtype=np.float32)
         values[on] = (found - found.mean(0)) / np.where(spread > 1e-6, spread, 1.0)
@@ -189,7 +190,8 @@ def turned(
 def quadrature(width_um: float, round_: bool, spacing_um: float) -> Float[np.ndarray, "k 2"]:
     """Offsets from the centre of a bin at which to read a rate that is to be averaged over it, on a square lattice.
 
-    A bin twice as wide has the points of the four that it is made of, so that its mean is theirs.
+    A bin twice as wide has the points of the four that it is made of, so that its mean is theirs, down to bins of that
+    distance.
 
     Parameters
     ----------
@@ -212,9 +214,3 @@ def quadrature(width_um: float, round_: bool, spacing_um: float) -> Float[np.nda
     if round_ and n > 1:
         points = points[(points**2).sum(1) <= (width_um / 2) ** 2]
     return points
-
-
-def near(places: Float[np.ndarray, "n 2"], row: int, column: int, side: int, margin: float) -> Bool[np.ndarray, " n"]:
-    """Whether places lie in a square, further than ``margin`` from its sides."""
-    x, y = places[:, 0] - column, places[:, 1] - row
-    return (x >= margin) & (x < side - margin) & (y >= margin) & (y < side - margin)

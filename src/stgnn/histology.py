@@ -103,9 +103,7 @@ def fit_expression(
     good = [learnable(slide) for slide in shared]
     parts = None if checkpoint is None else Path(checkpoint)
     fitted = _with(made, checkpoint=None if parts is None else str(parts / "whole")).fit(good)
-    expected, source = getattr(fitted, "expected_", None), "validation of the method's own"
-    if expected is None:
-        expected, source = _expected(made, shared, int(folds), parts)
+    expected, source = _expected(made, good, int(folds), parts)
     fitted.card_ = _card(fitted, good, expected, source)
     if save_model is not None:
         fitted.save(save_model)
@@ -293,6 +291,8 @@ def _expected(
             if len(rows) > 1:
                 test = learnable(take(slide, rows))
                 scores.append(_correlation(test, model.predict(without_expression(test)), scale))
+    if not scores:
+        return unknown, "nothing held out: no bins to judge by"
     varies = ~np.isnan(scores)
     mean = np.where(varies, scores, 0.0).sum(axis=0) / np.where(varies.any(axis=0), varies.sum(axis=0), np.nan)
     what = "patients" if several else "blocks of the slides"

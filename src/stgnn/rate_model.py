@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from stgnn import __version__
 from stgnn.data.expression import Expression, measured
 from stgnn.data.schema import OptionError
 from stgnn.data.slide import Slide
 from stgnn.fields import Features, Field, Pixels
-from stgnn.metrics import gene_pearson
-from stgnn.predicting import scale_of, targets
+from stgnn.predicting import scale_of
 from stgnn.rate_training import Lesson, Recipe, draw, loss_of, predict, train
 from stgnn.rates import Parts, RateNetwork
 from stgnn.train import Plan, autocast, find_device, fingerprint, progress, seed_of
@@ -75,7 +77,9 @@ class Settings:
 
     def see(self, slide: Slide) -> tuple[Field, Features | None]:
         """What the network slides over, and what it is told of places beside it."""
-        features = None if self.encoder == NONE else Features.of(slide.image, self.encoder, self.feature_um)
+        features = (
+            None if self.encoder == NONE else Features.of(slide.image, self.encoder, self.feature_um, self.device)
+        )
         if self.convolution:
             return Pixels.of(slide.image, self.mpp), features
         if features is None:
@@ -86,12 +90,13 @@ class Settings:
         self, channels: int, beside: int, share: Float[np.ndarray, " g"], density: float, seed: int
     ) -> RateNetwork:
         """A network that says the mean everywhere, about."""
-        torch.manual_seed(seed)
         stem = _STEM if self.convolution else 1
         start = torch.from_numpy(np.asarray(share, dtype=np.float32))
         if self.recipe.likelihood == "gaussian":
             start = torch.exp(torch.log1p(start * self.recipe.scale))
-        network = RateNetwork(channels, stem, start, density, self.parts, beside)
+        with torch.random.fork_rng(devices=[]):  # whoever loads a model keeps the state of torch's generator
+            torch.manual_seed(seed)
+            network = RateNetwork(channels, stem, start, density, self.parts, beside)
         return network.to(find_device(self.device))
 
 
@@ -105,26 +110,24 @@ class RateModel:
         One a member.
     scale
         Counts that profiles are scaled to.
-    expected
-        Correlation of each gene's prediction with the truth (genes,), on slides held out of training; None without any.
     curve
         Losses of training.
     """
 
     networks: list[RateNetwork]
     scale: float
-    expected: Float[np.ndarray, " g"] | None = None
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
 def fit_rates(slides: Sequence[Slide], settings: Settings) -> RateModel:
     """Train networks on slides, less a part that tells when to stop and how well each gene is predicted."""
-    scale = scale_of(slides)
-    settings = replace(settings, recipe=replace(settings.recipe, scale=scale))
+    _check(settings)
     seen, held = hold_out(slides)
+    scale = scale_of(seen)
+    settings = replace(settings, recipe=replace(settings.recipe, scale=scale))
     sights = {id(slide.image): settings.see(slide) for slide in slides}
     lessons, tests = ([Lesson.of(part, *sights[id(part.image)]) for part in parts] for parts in (seen, held))
-    share, density = _means(slides)
+    share, density = _means(seen)
     field, features = sights[id(slides[0].image)]
     channels, beside = field.crop(0, 0, 1, 1).shape[0], 0 if features is None else features.values.shape[2]
     model = RateModel([], scale)
@@ -133,21 +136,17 @@ def fit_rates(slides: Sequence[Slide], settings: Settings) -> RateModel:
             network = settings.network(channels, beside, share, density, seed_of(settings.random_state, member))
             model.curve += _train(network, member, lessons, tests, settings, watch)
             model.networks.append(network)
-    if held:
-        said = [predict_rates(model, part, settings, sights[id(part.image)]) for part in held]
-        model.expected = _expected(held, said, scale)
     return model
 
 
-def predict_rates(
-    model: RateModel, slide: Slide, settings: Settings, sight: tuple[Field, Features | None] | None = None
-) -> Expression:
-    """What the networks say of a slide, which may have been looked at already."""
+def predict_rates(model: RateModel, slide: Slide, settings: Settings) -> Expression:
+    """What the networks say of a slide."""
+    _check(settings)
     recipe = replace(settings.recipe, scale=model.scale)
     for network in model.networks:
         network.to(find_device(settings.device)).eval()
     with progress("predicting", len(slide)) as watch:
-        field, beside = settings.see(slide) if sight is None else sight
+        field, beside = settings.see(slide)
         return predict(model.networks, slide, field, beside, recipe, settings.views, watch)
 
 
@@ -193,7 +192,8 @@ def _train(
     device, recipe = find_device(settings.device), settings.recipe
     plain = replace(recipe, jitter=0.0)
     rng = np.random.default_rng(settings.random_state)
-    checks = [draw(tests, plain, rng).to(device) for _ in range(_CROPS_TO_CHECK)] if tests else []
+    stride = network.pyramid.strides[-1]
+    checks = [draw(tests, plain, stride, rng).to(device) for _ in range(_CROPS_TO_CHECK)] if tests else []
 
     def validate() -> float:
         with autocast(network, "bfloat16"):
@@ -207,27 +207,57 @@ def _train(
         precision="bfloat16",
         random_state=seed_of(settings.random_state, member),
     )
-    file = None
-    if settings.checkpoint is not None:
-        folder = Path(settings.checkpoint)
-        folder.mkdir(parents=True, exist_ok=True)
-        arrays = [x for lesson in lessons for x in (lesson.places, lesson.counts.data, lesson.counts.indices)]
-        words = repr((replace(settings, device="", checkpoint=None), member))
-        file = folder / f"rates-{fingerprint(arrays, words)}.pt"
+    file = _checkpoint([*lessons, *tests], settings, member)
     curve = train(network, lessons, recipe, plan, device, validate if checks else None, file, watch)
     return [{"member": float(member), **record} for record in curve]
 
 
-def _expected(slides: Sequence[Slide], said: Sequence[Expression], scale: float) -> Float[np.ndarray, " g"]:
-    truth = np.concatenate([targets(slide, scale) for slide in slides])
-    guess = np.concatenate([one.log1p(scale) for one in said])
-    names = np.concatenate([np.full(len(slide), slide.name) for slide in slides])
-    return gene_pearson(truth, guess, names).per_gene
+def _checkpoint(lessons: Sequence[Lesson], settings: Settings, member: int) -> Path | None:
+    """File for the state of training, known by all that training depends on."""
+    if settings.checkpoint is None:
+        return None
+    folder = Path(settings.checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    words: list[object] = [replace(settings, device="", checkpoint=None), member, __version__]
+    arrays: list[np.ndarray] = []
+    for lesson in lessons:
+        counts = lesson.counts
+        arrays += [lesson.places, lesson.total, counts.data, counts.indices, counts.indptr]
+        words += [lesson.width_um, lesson.round, lesson.field.um, lesson.field.shape, lesson.source]
+    return folder / f"rates-{fingerprint(arrays, repr(words))}.pt"
+
+
+def _check(settings: Settings) -> None:
+    """Refuse options that no slide could make right."""
+    for name, value, least, most in (
+        ("steps", settings.steps, 1, None),
+        ("members", settings.members, 1, None),
+        ("views", settings.views, 1, 8),
+        ("bins", settings.recipe.bins, 1, None),
+    ):
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or value < least or (most is not None and value > most):
+            expected = (
+                f"a whole number of {least} or more" if most is None else f"a whole number from {least} to {most}"
+            )
+            raise OptionError(name, expected=expected, found=repr(value))
+    for name, number, zero in (
+        ("mpp", settings.mpp, False),
+        ("feature_um", settings.feature_um, False),
+        ("rate", settings.rate, False),
+        ("crop_um", settings.recipe.crop_um, False),
+        ("points_um", settings.recipe.points_um, False),
+        ("coarse_um", settings.recipe.coarse_um, True),
+    ):
+        if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+            raise OptionError(name, expected="a positive number" + (", or 0" if zero else ""), found=repr(number))
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise OptionError("device", expected="a device of this machine", found=repr(settings.device))
 
 
 def pack(model: RateModel) -> dict[str, np.ndarray]:
     """All arrays of a model, by name."""
-    arrays = {} if model.expected is None else {"expected": model.expected}
+    arrays: dict[str, np.ndarray] = {}
     for number, network in enumerate(model.networks):
         arrays |= {f"network{number}.{k}": v.detach().cpu().numpy() for k, v in network.state_dict().items()}
     return arrays
@@ -244,4 +274,4 @@ def unpack(arrays: dict[str, np.ndarray], settings: Settings, scale: float, curv
         network = settings.network(first.shape[1], beside, np.ones(len(own["log_dispersion"])), 1.0, 0)
         network.load_state_dict(own)
         networks.append(network)
-    return RateModel(networks, scale, arrays.get("expected"), curve)
+    return RateModel(networks, scale, curve)

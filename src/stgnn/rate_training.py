@@ -14,18 +14,18 @@ from torch import Tensor
 
 from stgnn.data.expression import Expression, measured
 from stgnn.data.slide import Slide
-from stgnn.fields import Features, Field, near, quadrature, tiles, turned
+from stgnn.fields import Features, Field, quadrature, tiles, turned
 from stgnn.nn.losses import gamma_deviance, negative_binomial_nll, poisson_nll
 from stgnn.rates import RateNetwork
 from stgnn.train import Plan, autocast, fit, seed_of
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 LIKELIHOODS = ("poisson", "negative-binomial", "gaussian")
 
-_MARGIN = 16
-"""Cells at the border of a crop where nothing is learned: a convolution sees too little there."""
+_MARGIN_UM = 32.0
+"""Border of a crop where nothing is learned, unless the slide ends there: a convolution sees too little."""
 
 _FEW = 32
 """Bins that a crop must hold."""
@@ -47,12 +47,12 @@ class Recipe:
         One of :data:`LIKELIHOODS`.
     scale
         Counts that profiles are scaled to, for the Gaussian.
-    crop
-        Side of a crop in cells of the field.
+    crop_um
+        Side of a crop in micrometres.
     bins
         Bins of a crop to learn from at most.
-    points
-        Places drawn in each bin to average its rate over.
+    points_um
+        Side of the square of which each gets one random place, of those that a bin's rate is averaged over.
     coarse_um
         Side of the squares whose summed counts are learned, too; 0 for none.
     jitter
@@ -61,9 +61,9 @@ class Recipe:
 
     likelihood: str = "poisson"
     scale: float = 1.0
-    crop: int = 640
+    crop_um: float = 1280.0
     bins: int = 2500
-    points: int = 1
+    points_um: float = 32.0
     coarse_um: float = 0.0
     jitter: float = 0.1
 
@@ -86,6 +86,8 @@ class Lesson:
         Of a bin.
     beside
         Frozen features that the network is told of each place; None for none.
+    source
+        What tells the image from others: its file, size and time of change.
     """
 
     field: Field
@@ -96,13 +98,16 @@ class Lesson:
     round: bool
     area_um2: float
     beside: Features | None = None
+    source: tuple[str, int, int] = ("", 0, 0)
 
     @classmethod
     def of(cls, slide: Slide, field: Field, beside: Features | None = None) -> Lesson:
         """What a learnable slide teaches."""
         counts, total = measured(slide)
-        places = slide.places / field.um
-        return cls(field, places, counts.tocsr(), total, slide.width_um, slide.round, slide.area_um2, beside)
+        places, image = slide.places / field.um, slide.image.path.resolve()
+        source = str(image), image.stat().st_size, image.stat().st_mtime_ns
+        bins = slide.width_um, slide.round, slide.area_um2
+        return cls(field, places, counts.tocsr(), total, *bins, beside, source)
 
 
 @dataclass(frozen=True)
@@ -130,23 +135,39 @@ class Crop:
         )
 
 
-def draw(lessons: Sequence[Lesson], recipe: Recipe, rng: np.random.Generator) -> Crop:
-    """Crop around a random bin, seen from a random side, in random shades."""
+def draw(lessons: Sequence[Lesson], recipe: Recipe, stride: int, rng: np.random.Generator) -> Crop:
+    """Crop around a random bin, seen from a random side, in random shades; its side is a multiple of ``stride``."""
     sizes = np.array([len(lesson.places) for lesson in lessons], dtype=np.float64)
     lesson = lessons[rng.choice(len(lessons), p=sizes / sizes.sum())]
-    margin = min(_MARGIN, recipe.crop // 8)
+    rows, columns = lesson.field.shape
+    side = _multiple(min(recipe.crop_um / lesson.field.um, max(rows, columns)), stride)
+    margin = min(_MARGIN_UM / lesson.field.um, side / 8)
     for _ in range(20):
-        x, y = lesson.places[rng.integers(len(lesson.places))] - rng.uniform(margin, recipe.crop - margin, 2)
-        rows, columns = lesson.field.shape
-        row = int(np.clip(y, 0, max(0, rows - recipe.crop)))
-        column = int(np.clip(x, 0, max(0, columns - recipe.crop)))
-        inside = np.flatnonzero(near(lesson.places, row, column, recipe.crop, margin))
+        x, y = lesson.places[rng.integers(len(lesson.places))] - rng.uniform(margin, side - margin, 2)
+        row, column = int(np.clip(y, 0, max(0, rows - side))), int(np.clip(x, 0, max(0, columns - side)))
+        inside = np.flatnonzero(_learnable(lesson.places, row, column, side, margin, lesson.field.shape))
         if len(inside) >= _FEW:
             break
-    return _crop(lesson, recipe, row, column, inside, rng)
+    return _crop(lesson, recipe, row, column, side, inside, rng)
 
 
-def _crop(lesson: Lesson, recipe: Recipe, row: int, column: int, inside: np.ndarray, rng: np.random.Generator) -> Crop:
+def _multiple(cells: float, of: int) -> int:
+    return max(1, -(-int(np.ceil(cells)) // of)) * of
+
+
+def _learnable(
+    places: Float[np.ndarray, "n 2"], row: int, column: int, side: int, margin: float, shape: tuple[int, int]
+) -> Bool[np.ndarray, " n"]:
+    """Whether places lie on a crop, further than the margin from those of its sides that are not the slide's."""
+    at = places - (column, row)
+    low = np.array([margin if column > 0 else 0.0, margin if row > 0 else 0.0])
+    high = np.array([margin if column + side < shape[1] else 0.0, margin if row + side < shape[0] else 0.0])
+    return np.all((at >= low) & (at <= side - high), axis=1)
+
+
+def _crop(
+    lesson: Lesson, recipe: Recipe, row: int, column: int, side: int, inside: np.ndarray, rng: np.random.Generator
+) -> Crop:
     um = lesson.field.um
     if len(inside) > recipe.bins and recipe.coarse_um:  # a square of them, so that coarser squares are whole
         inside = _square(lesson.places, inside, recipe.bins, rng)
@@ -154,16 +175,14 @@ def _crop(lesson: Lesson, recipe: Recipe, row: int, column: int, inside: np.ndar
         inside = np.sort(rng.choice(inside, recipe.bins, replace=False))
     corner = np.array([column, row])
     places = lesson.places[inside] - corner
-    cells = lesson.field.crop(row, column, recipe.crop, recipe.crop)
     square = np.zeros(len(inside), dtype=np.int64)
     if recipe.coarse_um > lesson.width_um:
         at = np.floor(places * um / recipe.coarse_um).astype(np.int64)
         square = np.unique(at, axis=0, return_inverse=True)[1].ravel()
-    points = np.repeat(places, recipe.points, axis=0)
-    if recipe.points > 1 or lesson.width_um > um:
-        points = points + _within(len(points), lesson.width_um / um, lesson.round, rng)
+    points = np.repeat(places, max(1, round(lesson.area_um2 / recipe.points_um**2)), axis=0)
+    points = points + _within(len(points), lesson.width_um / um, lesson.round, rng)
     beside = _told(lesson.beside, (points + corner) * um)
-    cells, points = turned(cells, points, int(rng.integers(8)))
+    cells, points = turned(lesson.field.crop(row, column, side, side), points, int(rng.integers(8)))
     shape = (len(cells), 1, 1)
     cells = cells * (1 + recipe.jitter * rng.standard_normal(shape)) + 2 * recipe.jitter * rng.standard_normal(shape)
     counts = lesson.counts[inside].toarray()
@@ -240,7 +259,8 @@ def train(
 
     def loss(step: int, part: int) -> Tensor:
         rng = np.random.default_rng(seed_of(plan.random_state, step, part, 1))
-        return loss_of(network, draw(lessons, recipe, rng).to(device), recipe)
+        crop = draw(lessons, recipe, network.pyramid.strides[-1], rng)
+        return loss_of(network, crop.to(device), recipe)
 
     return fit(network, loss, 1, plan, validate=validate, checkpoint=checkpoint, watch=watch)
 
@@ -256,28 +276,27 @@ def predict(
 ) -> Expression:
     """What networks say of every bin: means over networks and views, on tiles with a halo."""
     genes = networks[0].genes
-    share = np.empty((len(slide), genes), dtype=np.float32)
-    total, spread = np.empty(len(slide)), np.full(len(slide), np.nan, dtype=np.float32)
+    share = np.zeros((len(slide), genes), dtype=np.float32)
+    total, spread = np.zeros(len(slide)), np.full(len(slide), np.nan, dtype=np.float32)
     offsets = quadrature(slide.width_um, slide.round, _POINTS_UM) / field.um
-    stride = networks[0].pyramid.strides[-1]
-    core, halo = -(-min(_CORE, max(field.shape)) // stride) * stride, _HALO * stride
-    side = core + 2 * halo
+    stride, n_said = networks[0].pyramid.strides[-1], len(networks) * views
+    core, halo = _multiple(_CORE, stride), _HALO * stride
+    if max(field.shape) <= core + 2 * halo:
+        core, halo = _multiple(max(field.shape), stride), 0
     for row, column, inside in tiles(field.shape, slide.places / field.um, core, halo, stride):
-        cells = field.crop(row, column, side, side)
-        corner = np.array([column, row])
-        places = slide.places[inside] / field.um - corner
-        points = (places[:, None] + offsets).reshape(-1, 2)
+        cells, corner = field.crop(row, column, core + 2 * halo, core + 2 * halo), np.array([column, row])
+        points = ((slide.places[inside] / field.um - corner)[:, None] + offsets).reshape(-1, 2)
         told = _tensor(_told(beside, (points + corner) * field.um))
-        shares, densities = [], []
+        logs = squares = np.zeros((), dtype=np.float32)
         for network in networks:
             for view in range(views):
-                said = _say(network, *turned(cells, points, view), told, len(offsets), recipe)
-                shares.append(said[0])
-                densities.append(said[1])
-        share[inside] = np.mean(shares, axis=0)
-        total[inside] = np.mean(densities, axis=0) * slide.area_um2
-        if len(shares) > 1:
-            spread[inside] = np.log(np.maximum(shares, 1e-9)).std(0).mean(1)
+                said, density = _say(network, *turned(cells, points, view), told, len(offsets), recipe)
+                share[inside] += said / n_said
+                total[inside] += density / n_said * slide.area_um2
+                said = np.log(np.maximum(said, 1e-9))
+                logs, squares = logs + said / n_said, squares + said**2 / n_said
+        if n_said > 1:
+            spread[inside] = np.sqrt(np.maximum(squares - logs**2, 0)).mean(1)
         if watch is not None:
             watch(len(inside))
     return Expression(share, total, spread)
@@ -295,4 +314,4 @@ def _say(
     weight = density / density.sum(1, keepdim=True)
     share = torch.expm1(out.clamp(min=0)) / recipe.scale if recipe.likelihood == "gaussian" else out.exp()
     share = torch.einsum("nkg,nk->ng", share.view(*weight.shape, -1), weight)
-    return share.float().cpu().numpy(), density.mean(1).double().cpu().numpy()
+    return share.float().cpu().numpy(), density.mean(1).cpu().double().numpy()

@@ -128,8 +128,6 @@ class ExpressionPredictor(ABC):
         Whether one fitted model predicts bins of any width; else those of the width that it was fitted with.
     genes_
         Genes (genes,) that are predicted.
-    expected_
-        Correlation to expect of each gene (genes,), if the method learned it in validation; else missing or None.
     card_
         What the model was learned from and what to expect of it, as plain values: written by whoever fits it on slides
         of a user (:func:`stgnn.tl.fit_expression`), kept with it, never used to predict.

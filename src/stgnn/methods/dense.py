@@ -28,10 +28,10 @@ class Dense(ExpressionPredictor):
     ----------
     mpp
         Micrometres per pixel at which the image is seen.
-    crop
-        Side of a training crop in pixels.
-    bins, points
-        Bins learned from in each crop, and places in each bin.
+    crop_um
+        Side of a training crop in micrometres.
+    bins, points_um
+        Bins learned from in each crop, at most, and side of the square of which each gets one place in a bin.
     steps, rate
         Updates, and the highest learning rate.
     random_state
@@ -45,9 +45,9 @@ class Dense(ExpressionPredictor):
     any_width: ClassVar[bool] = True
 
     mpp: float = 2.0
-    crop: int = 640
+    crop_um: float = 1280.0
     bins: int = 2500
-    points: int = 1
+    points_um: float = 32.0
     steps: int = 1500
     rate: float = 3e-3
     random_state: int = 0
@@ -58,7 +58,7 @@ class Dense(ExpressionPredictor):
         """Train the network."""
         self.genes_ = slides[0].genes
         self.model_ = fit_rates(slides, self._settings())
-        self.expected_ = self.model_.expected
+        self.scale_, self.curve_ = self.model_.scale, self.model_.curve
         return self
 
     def predict(self, slide: Slide) -> Expression:
@@ -72,7 +72,7 @@ class Dense(ExpressionPredictor):
             mpp=self.mpp,
             feature_um=1.0,
             parts=Parts(cross_attention=False, graph=False),
-            recipe=Recipe(crop=self.crop, bins=self.bins, points=self.points, coarse_um=0.0),
+            recipe=Recipe(crop_um=self.crop_um, bins=self.bins, points_um=self.points_um, coarse_um=0.0),
             steps=self.steps,
             rate=self.rate,
             members=1,
@@ -86,9 +86,7 @@ class Dense(ExpressionPredictor):
         return pack(self.model_)
 
     def _facts(self) -> dict[str, Any]:
-        return {"scale_": self.model_.scale, "curve_": self.model_.curve}
+        return {"scale_": self.scale_, "curve_": self.curve_}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        own: dict[str, Any] = vars(self)
-        self.model_ = unpack(arrays, self._settings(), own["scale_"], own["curve_"])
-        self.expected_ = self.model_.expected
+        self.model_ = unpack(arrays, self._settings(), self.scale_, self.curve_)

@@ -49,10 +49,10 @@ class MagNet(ExpressionPredictor):
         Micrometres per pixel at which the convolutions see the image.
     feature_um
         Micrometres between frozen features.
-    crop
-        Side of a training crop, in pixels or features.
-    bins, points
-        Bins learned from in each crop, and places in each bin.
+    crop_um
+        Side of a training crop in micrometres.
+    bins, points_um
+        Bins learned from in each crop, at most, and side of the square of which each gets one place in a bin.
     steps, rate
         Updates of each network, and the highest learning rate.
     members, views
@@ -75,9 +75,9 @@ class MagNet(ExpressionPredictor):
     coarse_um: float = 0.0
     mpp: float = 2.0
     feature_um: float = 32.0
-    crop: int = 640
+    crop_um: float = 1280.0
     bins: int = 2500
-    points: int = 1
+    points_um: float = 32.0
     steps: int = 1000
     rate: float = 3e-3
     members: int = 1
@@ -91,7 +91,7 @@ class MagNet(ExpressionPredictor):
         check_option("likelihood", self.likelihood, LIKELIHOODS)
         self.genes_ = slides[0].genes
         self.model_ = fit_rates(slides, self._settings())
-        self.expected_ = self.model_.expected
+        self.scale_, self.curve_ = self.model_.scale, self.model_.curve
         return self
 
     def predict(self, slide: Slide) -> Expression:
@@ -106,7 +106,11 @@ class MagNet(ExpressionPredictor):
             feature_um=self.feature_um,
             parts=Parts(self.cross_attention, self.graph),
             recipe=Recipe(
-                self.likelihood, crop=self.crop, bins=self.bins, points=self.points, coarse_um=self.coarse_um
+                self.likelihood,
+                crop_um=self.crop_um,
+                bins=self.bins,
+                points_um=self.points_um,
+                coarse_um=self.coarse_um,
             ),
             steps=self.steps,
             rate=self.rate,
@@ -121,9 +125,7 @@ class MagNet(ExpressionPredictor):
         return pack(self.model_)
 
     def _facts(self) -> dict[str, Any]:
-        return {"scale_": self.model_.scale, "curve_": self.model_.curve}
+        return {"scale_": self.scale_, "curve_": self.curve_}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        own: dict[str, Any] = vars(self)
-        self.model_ = unpack(arrays, self._settings(), own["scale_"], own["curve_"])
-        self.expected_ = self.model_.expected
+        self.model_ = unpack(arrays, self._settings(), self.scale_, self.curve_)
