@@ -14,7 +14,7 @@ import numpy as np
 from stgnn.data.expression import Expression, learnable, measured, share_genes, with_total
 from stgnn.data.images import Image
 from stgnn.data.predictions import to_anndata
-from stgnn.data.schema import GenesError, InputError, ModelError, OptionError, nearest
+from stgnn.data.schema import CountsError, GenesError, InputError, ModelError, OptionError, nearest
 from stgnn.data.slide import Slide, take
 from stgnn.data.slides import aggregate, bins_on, read_slide, without_expression
 from stgnn.holdout import holdouts, training, with_blocks
@@ -103,7 +103,7 @@ def fit_expression(
     good = [learnable(slide) for slide in shared]
     parts = None if checkpoint is None else Path(checkpoint)
     fitted = _with(made, checkpoint=None if parts is None else str(parts / "whole")).fit(good)
-    expected, source = _expected(made, good, int(folds), parts)
+    expected, source = _expected(made, shared, int(folds), parts)
     fitted.card_ = _card(fitted, good, expected, source)
     if save_model is not None:
         fitted.save(save_model)
@@ -283,14 +283,14 @@ def _expected(
     scores: list[np.ndarray] = []
     for number, fold in enumerate(chosen):
         place = None if checkpoint is None else str(checkpoint / f"fold {number}")
-        known = training(cut, fold)
+        try:
+            known = training(cut, fold)
+            tests = [learnable(take(slide, rows)) for slide in cut if len(rows := fold.test(slide)) > 1]
+        except CountsError:  # a block without a good bin tells nothing, and is no reason to lose the fit
+            continue
         scale = predicting.scale_of(known)
         model = _with(made, checkpoint=place).fit(known)
-        for slide in cut:
-            rows = fold.test(slide)
-            if len(rows) > 1:
-                test = learnable(take(slide, rows))
-                scores.append(_correlation(test, model.predict(without_expression(test)), scale))
+        scores += [_correlation(test, model.predict(without_expression(test)), scale) for test in tests]
     if not scores:
         return unknown, "nothing held out: no bins to judge by"
     varies = ~np.isnan(scores)
