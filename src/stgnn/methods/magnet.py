@@ -78,7 +78,7 @@ class MagNet(ExpressionPredictor):
     crop_um: float = 1280.0
     bins: int = 2500
     points_um: float = 32.0
-    steps: int = 1000
+    steps: int = 1500
     rate: float = 3e-3
     members: int = 1
     views: int = 2
