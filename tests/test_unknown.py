@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
-from stgnn.methods.spatial_transformer_gnn import THRESHOLD
+from stgnn.data.cells import align, read_query, read_reference
+from stgnn.data.schema import ModelError
+from stgnn.data.toy import toy
+from stgnn.methods.base import load
+from stgnn.methods.spatial_transformer_gnn import THRESHOLD, SpatialTransformerGNN
 from stgnn.shallow import Clusters
 from stgnn.unknown import discord, rejection, strangeness, usual
 
@@ -107,3 +113,14 @@ def test_rejection_grows_with_strangeness_with_discord_and_with_doubt():
     score = rejection(proba, np.array([1.0, 2, 1, 1, 0, 50, 0]), np.array([1.0, 1, 2, 1, 0, 0, 50]))
     assert (score[1:4] > score[0]).all()
     np.testing.assert_allclose(score[4:], [0, 1, 1])
+
+
+def test_a_model_of_before_is_refused_when_it_is_loaded(tmp_path):
+    reference, query = align(*(read(cells) for read, cells in zip((read_reference, read_query), toy(60), strict=True)))
+    SpatialTransformerGNN(members=1, rounds=0, steps=1, selector=False).fit(reference, query).save(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text())
+    config["facts"]["usual_"] = config["facts"]["usual_"][0]
+    file.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"^model, contents: expected those of a 'stgnn' model; found TypeError"):
+        load(tmp_path / "model")

@@ -298,6 +298,7 @@ class SpatialTransformerGNN(Annotator):
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         sizes: dict[str, int] = vars(self)["sizes_"]
         self.shape_ = shape_from(arrays, sizes)
+        self.usual_ = [float(value) for value in self.usual_]  # a single one in models of before, which do not fit
         self.maps_ = registration.unpack(arrays)
         self.council_, self.weights_, self.prior_ = shallow.unpack(arrays), arrays["weights"], arrays["prior"]
         self.means_, self.networks_ = arrays["means"], []
