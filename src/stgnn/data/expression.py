@@ -45,7 +45,8 @@ class Expression:
 
     def log1p(self, scale: float) -> np.ndarray:
         """Log of one more than the counts expected of bins with ``scale`` counts in all (n, genes), float32."""
-        return np.log1p(self.share * np.float32(scale))
+        values = self.share * np.float32(scale)
+        return np.log1p(values, out=values)  # one array of bins by genes less
 
 
 def measured(slide: Slide) -> tuple[sp.csr_matrix, np.ndarray]:
