@@ -65,6 +65,17 @@ def scale_of(slides: Sequence[Slide]) -> float:
     return float(np.median(np.concatenate([measured(slide)[1] for slide in slides])))
 
 
+def mean_profile(slides: Sequence[Slide]) -> tuple[Float[np.ndarray, " g"], float]:
+    """Mean share of each gene (genes,), and mean counts over the transcriptome on a square micrometre."""
+    counts, total, area = np.zeros(len(slides[0].genes)), 0.0, 0.0
+    for slide in slides:
+        own, totals = measured(slide)
+        counts += np.asarray(own.sum(axis=0, dtype=np.float64)).ravel()
+        total += float(totals.sum())
+        area += len(slide) * slide.area_um2
+    return counts / total, total / area
+
+
 def targets(slide: Slide, scale: float) -> Float[np.ndarray, "n g"]:
     """Log of one more than the counts scaled to ``scale`` in all, dense float32."""
     return log1p_normalised(*measured(slide), scale).toarray()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from stgnn import __version__
-from stgnn.data.expression import Expression, measured
+from stgnn import __version__, siblings
+from stgnn.data.expression import Expression
 from stgnn.data.schema import OptionError
 from stgnn.data.slide import Slide
 from stgnn.fields import Features, Field, Pixels
-from stgnn.predicting import scale_of
+from stgnn.predicting import mean_profile, scale_of
 from stgnn.rate_training import Lesson, Recipe, draw, loss_of, predict, train
 from stgnn.rates import Parts, RateNetwork
 from stgnn.train import Plan, autocast, find_device, fingerprint, progress, seed_of
@@ -100,54 +100,41 @@ class Settings:
         return network.to(find_device(self.device))
 
 
-@dataclass
-class RateModel:
-    """Fitted networks, and what they were fitted to.
+def fit_rates(slides: Sequence[Slide], settings: Settings) -> tuple[list[RateNetwork], float, list[dict[str, float]]]:
+    """Train networks on slides, less those that tell when to stop.
 
-    Parameters
-    ----------
-    networks
-        One a member.
-    scale
-        Counts that profiles are scaled to.
-    curve
-        Losses of training.
+    Returns
+    -------
+    The networks, one a member; counts that profiles are scaled to; losses of training.
     """
-
-    networks: list[RateNetwork]
-    scale: float
-    curve: list[dict[str, float]] = field(default_factory=list)
-
-
-def fit_rates(slides: Sequence[Slide], settings: Settings) -> RateModel:
-    """Train networks on slides, less a part that tells when to stop and how well each gene is predicted."""
     _check(settings)
     seen, held = hold_out(slides)
     scale = scale_of(seen)
     settings = replace(settings, recipe=replace(settings.recipe, scale=scale))
     sights = {id(slide.image): settings.see(slide) for slide in slides}
     lessons, tests = ([Lesson.of(part, *sights[id(part.image)]) for part in parts] for parts in (seen, held))
-    share, density = _means(seen)
+    share, density = mean_profile(seen)
     field, features = sights[id(slides[0].image)]
     channels, beside = field.crop(0, 0, 1, 1).shape[0], 0 if features is None else features.values.shape[2]
-    model = RateModel([], scale)
+    networks: list[RateNetwork] = []
+    curve: list[dict[str, float]] = []
     with progress("training", settings.members * settings.steps) as watch:
         for member in range(settings.members):
             network = settings.network(channels, beside, share, density, seed_of(settings.random_state, member))
-            model.curve += _train(network, member, lessons, tests, settings, watch)
-            model.networks.append(network)
-    return model
+            curve += _train(network, member, lessons, tests, settings, watch)
+            networks.append(network)
+    return networks, scale, curve
 
 
-def predict_rates(model: RateModel, slide: Slide, settings: Settings) -> Expression:
-    """What the networks say of a slide."""
+def predict_rates(networks: Sequence[RateNetwork], scale: float, slide: Slide, settings: Settings) -> Expression:
+    """What networks say of a slide, their profiles scaled to ``scale`` counts in training."""
     _check(settings)
-    recipe = replace(settings.recipe, scale=model.scale)
-    for network in model.networks:
+    recipe = replace(settings.recipe, scale=scale)
+    for network in networks:
         network.to(find_device(settings.device)).eval()
     with progress("predicting", len(slide)) as watch:
         field, beside = settings.see(slide)
-        return predict(model.networks, slide, field, beside, recipe, settings.views, watch)
+        return predict(networks, slide, field, beside, recipe, settings.views, watch)
 
 
 def hold_out(slides: Sequence[Slide]) -> tuple[list[Slide], list[Slide]]:
@@ -168,17 +155,6 @@ def hold_out(slides: Sequence[Slide]) -> tuple[list[Slide], list[Slide]]:
             seen = [s for s, own in zip(slides, group, strict=True) if own != out]
             return seen, [s for s, own in zip(slides, group, strict=True) if own == out]
     return list(slides), []
-
-
-def _means(slides: Sequence[Slide]) -> tuple[Float[np.ndarray, " g"], float]:
-    """Mean share of each gene and mean density."""
-    counts, total, area = np.zeros(len(slides[0].genes)), 0.0, 0.0
-    for slide in slides:
-        own, totals = measured(slide)
-        counts += np.asarray(own.sum(axis=0, dtype=np.float64)).ravel()
-        total += float(totals.sum())
-        area += len(slide) * slide.area_um2
-    return counts / total, total / area
 
 
 def _train(
@@ -255,23 +231,23 @@ def _check(settings: Settings) -> None:
         raise OptionError("device", expected="a device of this machine", found=repr(settings.device))
 
 
-def pack(model: RateModel) -> dict[str, np.ndarray]:
-    """All arrays of a model, by name."""
+def pack(networks: Sequence[RateNetwork]) -> dict[str, np.ndarray]:
+    """All arrays of networks, by name."""
     arrays: dict[str, np.ndarray] = {}
-    for number, network in enumerate(model.networks):
-        arrays |= {f"network{number}.{k}": v.detach().cpu().numpy() for k, v in network.state_dict().items()}
+    for number, network in enumerate(networks):
+        arrays |= siblings.weights_of(network, f"network{number}")
     return arrays
 
 
-def unpack(arrays: dict[str, np.ndarray], settings: Settings, scale: float, curve: list[dict[str, float]]) -> RateModel:
+def unpack(arrays: dict[str, np.ndarray], settings: Settings) -> list[RateNetwork]:
     """Take back what :func:`pack` gave."""
     networks = []
     for number in range(settings.members):
-        start = f"network{number}."
-        own = {k.removeprefix(start): torch.from_numpy(v.copy()) for k, v in arrays.items() if k.startswith(start)}
-        first = own["pyramid.enter.0.0.weight" if settings.convolution else "pyramid.stages.0.0.0.weight"]
-        beside = own["told.1.weight"].shape[1] if "told.1.weight" in own else 0
-        network = settings.network(first.shape[1], beside, np.ones(len(own["log_dispersion"])), 1.0, 0)
-        network.load_state_dict(own)
+        name = f"network{number}"
+        first = arrays[f"{name}.pyramid.{'enter.0.0' if settings.convolution else 'stages.0.0.0'}.weight"]
+        told, genes = arrays.get(f"{name}.told.1.weight"), len(arrays[f"{name}.log_dispersion"])
+        beside = 0 if told is None else told.shape[1]
+        network = settings.network(first.shape[1], beside, np.ones(genes), 1.0, 0)
+        siblings.load_weights(network, name, arrays)
         networks.append(network)
-    return RateModel(networks, scale, curve)
+    return networks

@@ -112,7 +112,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Crop:
-    """Part of a slide, ready to learn from: ``points`` places for each bin, one bin after the other."""
+    """Part of a slide, ready to learn from: equally many places for each bin, one bin after the other."""
 
     field: Tensor
     places: Tensor

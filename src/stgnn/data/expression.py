@@ -57,9 +57,19 @@ def measured(slide: Slide) -> tuple[sp.csr_matrix, np.ndarray]:
     CountsError
         If it has none.
     """
-    if slide.counts is None or slide.total is None:
-        raise CountsError("slides", expected="counts to learn from", found=f"none in slide {slide.name!r}")
-    return slide.counts, slide.total
+    if slide.total is None:
+        raise _none_in(slide)
+    return _counts(slide), slide.total
+
+
+def _none_in(slide: Slide) -> CountsError:
+    return CountsError("slides", expected="counts to learn from", found=f"none in slide {slide.name!r}")
+
+
+def _counts(slide: Slide) -> sp.csr_matrix:
+    if slide.counts is None:
+        raise _none_in(slide)
+    return slide.counts
 
 
 def with_total(slide: Slide) -> Slide:
@@ -72,11 +82,10 @@ def with_total(slide: Slide) -> Slide:
     CountsError
         If the slide has no counts.
     """
-    if slide.counts is None:
-        raise CountsError("slides", expected="counts to learn from", found=f"none in slide {slide.name!r}")
+    counts = _counts(slide)
     if slide.total is not None:
         return slide
-    total = np.asarray(slide.counts.sum(axis=1, dtype=np.float64)).ravel()
+    total = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     note = f"totals over the transcriptome unknown: those of {len(slide.genes)} genes taken"
     return replace(slide, total=total, notes=(*slide.notes, note))
 
@@ -148,9 +157,7 @@ def share_genes(slides: Sequence[Slide], genes: Sequence[str] | None = None) -> 
             raise GenesError(
                 "genes", expected=f"genes of slide {slide.name!r}", found=f"{number_of(len(missing), 'other')}: {shown}"
             )
-        if slide.counts is None:
-            raise CountsError("slides", expected="counts to learn from", found=f"none in slide {slide.name!r}")
-        counts = slide.counts[:, [column[gene] for gene in genes]]
+        counts = _counts(slide)[:, [column[gene] for gene in genes]]
         counts.sort_indices()
         out.append(replace(slide, counts=counts, genes=np.array(list(genes), dtype=object)))
     return out

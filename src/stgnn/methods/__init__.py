@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stgnn.data.schema import check_option
 
@@ -65,9 +65,7 @@ def annotator(name: str) -> type[Annotator]:
     >>> annotator("logistic").__name__
     'LogisticRegression'
     """
-    check_option("method", name, ANNOTATORS)
-    module, cls = ANNOTATORS[name]
-    return getattr(importlib.import_module(module), cls)
+    return _class(name, ANNOTATORS)
 
 
 def predictor(name: str) -> type[ExpressionPredictor]:
@@ -93,8 +91,12 @@ def predictor(name: str) -> type[ExpressionPredictor]:
     >>> predictor("ridge").__name__
     'Ridge'
     """
-    check_option("method", name, PREDICTORS)
-    module, cls = PREDICTORS[name]
+    return _class(name, PREDICTORS)
+
+
+def _class(name: str, methods: dict[str, tuple[str, str]]) -> Any:
+    check_option("method", name, methods)
+    module, cls = methods[name]
     return getattr(importlib.import_module(module), cls)
 
 

@@ -57,13 +57,12 @@ class Dense(ExpressionPredictor):
     def fit(self, slides: Sequence[Slide]) -> Self:
         """Train the network."""
         self.genes_ = slides[0].genes
-        self.model_ = fit_rates(slides, self._settings())
-        self.scale_, self.curve_ = self.model_.scale, self.model_.curve
+        self.networks_, self.scale_, self.curve_ = fit_rates(slides, self._settings())
         return self
 
     def predict(self, slide: Slide) -> Expression:
         """Integrate the rates over each bin."""
-        return predict_rates(self.model_, slide, self._settings())
+        return predict_rates(self.networks_, self.scale_, slide, self._settings())
 
     def _settings(self) -> Settings:
         return Settings(
@@ -83,10 +82,10 @@ class Dense(ExpressionPredictor):
         )
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return pack(self.model_)
+        return pack(self.networks_)
 
     def _facts(self) -> dict[str, Any]:
         return {"scale_": self.scale_, "curve_": self.curve_}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.model_ = unpack(arrays, self._settings(), self.scale_, self.curve_)
+        self.networks_ = unpack(arrays, self._settings())

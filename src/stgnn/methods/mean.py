@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self, final
 
 import numpy as np
 
-from stgnn.data.expression import Expression, measured
+from stgnn import predicting
+from stgnn.data.expression import Expression
 from stgnn.data.slide import Slide
 from stgnn.methods.base import ExpressionPredictor
 
@@ -31,13 +32,8 @@ class Mean(ExpressionPredictor):
     def fit(self, slides: Sequence[Slide]) -> Self:
         """Average the counts of all bins."""
         self.genes_ = slides[0].genes
-        counts, total, area = np.zeros(len(self.genes_)), 0.0, 0.0
-        for slide in slides:
-            own, totals = measured(slide)
-            counts += np.asarray(own.sum(axis=0, dtype=np.float64)).ravel()
-            total += float(totals.sum())
-            area += len(slide) * slide.area_um2
-        self.share_, self.density_ = (counts / total).astype(np.float32), total / area
+        share, self.density_ = predicting.mean_profile(slides)
+        self.share_ = share.astype(np.float32)
         return self
 
     def predict(self, slide: Slide) -> Expression:

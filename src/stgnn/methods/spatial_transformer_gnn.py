@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.special import log_softmax, softmax
 
-from stgnn import __version__, bilevel, experts, registration, shallow, teacher
+from stgnn import __version__, bilevel, experts, registration, shallow, siblings, teacher
 from stgnn.council import GENES_ALONE
 from stgnn.data.cells import Cells, Prediction
 from stgnn.lesson import Layout, Lesson, prepare, shape_arrays, shape_from, standardised
@@ -280,7 +280,7 @@ class SpatialTransformerGNN(Annotator):
             | {"weights": self.weights_, "prior": self.prior_, "means": self.means_}
         )
         for i, network in enumerate(self.networks_):
-            arrays |= {f"network{i}.{k}": v.detach().cpu().numpy() for k, v in network.state_dict().items()}
+            arrays |= siblings.weights_of(network, f"network{i}")
         return arrays
 
     def _facts(self) -> dict[str, Any]:
@@ -303,9 +303,8 @@ class SpatialTransformerGNN(Annotator):
         self.council_, self.weights_, self.prior_ = shallow.unpack(arrays), arrays["weights"], arrays["prior"]
         self.means_, self.networks_ = arrays["means"], []
         for i in range(self.members):
-            network, start = self._network(0), f"network{i}."
-            own = {k.removeprefix(start): v for k, v in arrays.items() if k.startswith(start)}
-            network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in own.items()})
+            network = self._network(0)
+            siblings.load_weights(network, f"network{i}", arrays)
             self.networks_.append(network)
 
 

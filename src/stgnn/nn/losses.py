@@ -1,4 +1,4 @@
-"""Losses: classification with soft targets, and contrastive alignment."""
+"""Losses: classification with soft targets, contrastive alignment, likelihoods of counts."""
 
 from __future__ import annotations
 
