@@ -240,7 +240,10 @@ def test_methods_come_by_name_class_and_group():
 
     assert [each.name for each in methods.find("all")] == list(ANNOTATORS)
     assert {each.group for each in methods.find("peers")} == {"peers"}
-    assert methods.find("stgnn, no gate")[1] == methods.Method("stgnn, no gate", "stgnn", {"gate": False}, "ablations")
+    (without,) = methods.find("no gate")
+    assert (without.name, without.cls, without.group) == ("stgnn, no gate", "stgnn", "ablations")
+    (whole,) = methods.find("all parts")
+    assert without.options == whole.options | {"gate": False}
     assert [each.name for each in methods.find("some.module:Class")] == ["some.module:Class"]
 
 
@@ -449,6 +452,7 @@ def all_kinds() -> list[dict]:
         for name, bonus in (("first", 0.0), ("second", 0.1)):
             found.append(made_up(name, "stgnn", seed, 0.8 + bonus + 0.01 * seed, group="ours"))
             found.append(made_up(name, "knn-harmony", seed, 0.7 + bonus))
+            found.append(made_up(name, "stgnn, all parts", seed, 0.8 + bonus + 0.01 * seed, group="ablations"))
             found.append(made_up(name, "stgnn, no gate", seed, 0.78 + bonus, group="ablations"))
     found.append(made_up("first without b", "stgnn", 0, 0.65, group="ours", without=["b"]))
     found.append(made_up("first", "mine:Fails", 0, 0.0, error="RuntimeError: <did not work>"))
@@ -462,7 +466,7 @@ def test_report_shows_every_method_and_loads_nothing(here, all_kinds, capsys):
         records.append(Path("results"), record)
     assert cli.main(["bench", "report", "results", "--output", "x.html", "--markdown", "x.md"]) == 0
     page = Path("x.html").read_text()
-    for method in ("stgnn", "knn-harmony", "stgnn, no gate", "mine:Fails", "tacco"):
+    for method in ("stgnn", "knn-harmony", "stgnn, all parts", "stgnn, no gate", "mine:Fails", "tacco"):
         assert method in page
     for name in ("scores", "tasks", "cost", "homophily", "calibration", "confusion", "open", "ablations", "failures"):
         assert f'<section id="{name}"' in page
@@ -489,7 +493,7 @@ def test_means_and_ranks_are_over_tasks_that_all_have_finished(all_kinds):
 
 
 @pytest.mark.parametrize(
-    "kept", [slice(-1, None), slice(0, 1), slice(2, 3), slice(12, 13)], ids=["absent", "ours", "ablation", "open"]
+    "kept", [slice(-1, None), slice(0, 1), slice(3, 4), slice(16, 17)], ids=["absent", "ours", "ablation", "open"]
 )
 def test_report_of_few_runs(all_kinds, kept):
     page = report.build(all_kinds[kept])

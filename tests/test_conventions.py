@@ -80,6 +80,7 @@ PUBLIC = {
         "consistency_error",
         "deviance_explained",
         "expected_calibration_error",
+        "expected_log1p",
         "gene_pearson",
         "gene_spearman",
         "homophily",

@@ -25,7 +25,18 @@ from stgnn.train import Plan, fit
 
 CPU = torch.device("cpu")
 NEIGHBOURS, HOPS = 6, 2
-SMALL = SpatialTransformerGNN(members=1, rounds=1, steps=5, layers=HOPS, neighbours=NEIGHBOURS, device="cpu")
+SMALL = SpatialTransformerGNN(
+    global_tokens=True,
+    contrastive=True,
+    augmentation=True,
+    members=1,
+    rounds=1,
+    steps=5,
+    layers=HOPS,
+    neighbours=NEIGHBOURS,
+    device="cpu",
+)
+"""With all parts."""
 
 
 @pytest.fixture(scope="module")

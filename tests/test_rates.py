@@ -335,7 +335,7 @@ def test_frozen_features_in_place_of_convolutions(slide):
 
 def test_frozen_features_beside_convolutions_are_heard(slide):
     model = MagNet(**(SMALL | {"encoder": "colour-texture", "feature_um": 16.0})).fit([slide])
-    (network,), said = model.networks_, model.predict(slide).share
+    (network,), said = model.rates_.networks, model.predict(slide).share
     with torch.no_grad():
         network.told[1].weight.zero_()
     assert not np.allclose(model.predict(slide).share, said)

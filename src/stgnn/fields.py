@@ -19,6 +19,12 @@ SAME_MPP = 0.05
 """Share by which an image's micrometres per pixel may differ from those asked for without being resampled."""
 
 
+_QUARTILES = 1.349
+"""Distance between the quartiles of a normal distribution, in standard deviations."""
+
+_MOST = 5.0
+
+
 class Field(Protocol):
     """What a network sees of a slide."""
 
@@ -86,9 +92,8 @@ class Features:
         on = on_tissue(*tissue_mask(image), places)
         on = on if on.any() else ~on
         found = np.asarray(extract(image, places[on], encoder=encoder, device=device))
-        spread = found.std(0)
         values = np.zeros((len(places), found.shape[1]), dtype=np.float32)
-        values[on] = (found - found.mean(0)) / np.where(spread > 1e-6, spread, 1.0)
+        values[on] = standardised(found)
         return cls(values.reshape(rows, columns, -1), um)
 
     @property
@@ -114,6 +119,24 @@ class Features:
         upper = self.values[y0, x0] * (1 - u) + self.values[y0, x1] * u
         lower = self.values[y1, x0] * (1 - u) + self.values[y1, x1] * u
         return upper * (1 - v) + lower * v
+
+
+def standardised(values: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+    """Features less their median, over the spread of their middle half as of a normal distribution, cut off at 5.
+
+    Background, folds and smears that a mask takes for tissue are few, but far from all else: mean and standard
+    deviation would be theirs. A feature whose middle half hardly varies is divided by its standard deviation.
+
+    Examples
+    --------
+    >>> standardised(np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])).ravel().round(2).tolist()
+    [-1.35, -0.67, 0.0, 0.67, 1.35]
+    """
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
+    spread, whole = (high - low) / _QUARTILES, values.std(0)
+    spread = np.where(spread > 0.1 * whole, spread, whole)
+    out = (values - middle) / np.where(spread > 1e-6, spread, 1.0)
+    return np.clip(out, -_MOST, _MOST).astype(np.float32)
 
 
 def tiles(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stgnn.data.expression import Expression, learnable, measured, share_genes, with_total
+from stgnn.data.expression import Expression, learnable, share_genes, with_total
 from stgnn.data.images import Image
 from stgnn.data.predictions import to_anndata
 from stgnn.data.schema import CountsError, GenesError, InputError, ModelError, OptionError, nearest
@@ -21,7 +21,7 @@ from stgnn.holdout import holdouts, training, with_blocks
 from stgnn.methods import name_of, predictor
 from stgnn.methods.base import ExpressionPredictor, check_model_folder, load, saved_fields
 from stgnn.methods.saving import versions
-from stgnn.metrics import gene_pearson, log1p_normalised
+from stgnn.metrics import gene_pearson
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -300,8 +300,10 @@ def _expected(
 
 
 def _correlation(slide: Slide, predicted: Expression, scale: float) -> np.ndarray:
-    truth = log1p_normalised(*measured(slide), scale).toarray()
-    return gene_pearson(truth, predicted.log1p(scale), np.zeros(len(slide))).by_slide[0]
+    from stgnn import predicting
+
+    guess = predicting.as_measured(predicted, slide, scale)
+    return gene_pearson(predicting.targets(slide, scale), guess, np.zeros(len(slide))).by_slide[0]
 
 
 def _card(model: ExpressionPredictor, slides: Sequence[Slide], expected: np.ndarray, source: str) -> dict[str, Any]:

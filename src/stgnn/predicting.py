@@ -13,7 +13,7 @@ from stgnn.data.expression import Expression, measured
 from stgnn.data.schema import OptionError
 from stgnn.data.slide import Slide
 from stgnn.encoders import extract
-from stgnn.metrics import log1p_normalised
+from stgnn.metrics import expected_log1p, log1p_normalised
 from stgnn.splits import contiguous_blocks
 
 if TYPE_CHECKING:
@@ -144,6 +144,21 @@ def expression_of(
     share = np.expm1(np.maximum(values, 0.0, dtype=np.float32)) / np.float32(scale)
     unknown = np.full(len(slide), np.nan, dtype=np.float32)
     return Expression(share, np.exp(density) * slide.area_um2, unknown)
+
+
+def as_measured(expression: Expression, slide: Slide, scale: float) -> Float[np.ndarray, "n g"]:
+    """Values to expect of :func:`targets` of a slide, float32.
+
+    Counts of a method whose counts are drawn are thought to be measured as deep as the slide's are, on the geometric
+    mean: its one number taken from them, since no image tells how deep it was sequenced. How the depth varies over the
+    slide is as predicted.
+    """
+    if not expression.drawn:
+        return expression.log1p(scale)
+    total = measured(slide)[1]
+    depth = np.exp(np.mean(np.log(np.maximum(total, 1.0))) - np.mean(np.log(np.maximum(expression.total, 1e-9))))
+    expected = np.maximum(expression.total, 1e-9) * depth
+    return expected_log1p(expression.share * expected.astype(np.float32)[:, None], scale / expected)
 
 
 def groups_of(slides: Sequence[Slide]) -> list[Int[np.ndarray, " n"]]:

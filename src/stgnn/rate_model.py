@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 
 from stgnn import __version__, siblings
-from stgnn.data.expression import Expression
+from stgnn.data.expression import Expression, measured
 from stgnn.data.schema import OptionError
 from stgnn.data.slide import Slide
 from stgnn.fields import Features, Field, Pixels
+from stgnn.linear_rates import Evidence, LinearRates
 from stgnn.predicting import mean_profile, scale_of
 from stgnn.rate_training import Lesson, Recipe, draw, loss_of, predict, train
 from stgnn.rates import Parts, RateNetwork
@@ -29,6 +31,8 @@ NONE = "none"
 """Name for no encoder."""
 
 _LOOKS = 20
+_PATIENCE = 5
+_PARTS = (1.0, 0.7, 0.5, 0.3)
 _CROPS_TO_CHECK = 8
 _STEM = 4
 
@@ -87,54 +91,107 @@ class Settings:
         return features, None
 
     def network(
-        self, channels: int, beside: int, share: Float[np.ndarray, " g"], density: float, seed: int
+        self,
+        channels: int,
+        beside: int,
+        share: Float[np.ndarray, " g"],
+        density: float,
+        lines: LinearRates | None,
+        seed: int,
     ) -> RateNetwork:
-        """A network that says the mean everywhere, about."""
+        """A network that says what the linear rates do, and without them the mean everywhere."""
         stem = _STEM if self.convolution else 1
         start = torch.from_numpy(np.asarray(share, dtype=np.float32))
         if self.recipe.likelihood == "gaussian":
             start = torch.exp(torch.log1p(start * self.recipe.scale))
         with torch.random.fork_rng(devices=[]):  # whoever loads a model keeps the state of torch's generator
             torch.manual_seed(seed)
-            network = RateNetwork(channels, stem, start, density, self.parts, beside)
+            say = None if lines is None else torch.from_numpy(lines.say)
+            network = RateNetwork(channels, stem, start, density, self.parts, beside, say)
         return network.to(find_device(self.device))
 
 
-def fit_rates(slides: Sequence[Slide], settings: Settings) -> tuple[list[RateNetwork], float, list[dict[str, float]]]:
-    """Train networks on slides, less those that tell when to stop.
+@dataclass(frozen=True)
+class Rates:
+    """What was fitted.
 
-    Returns
-    -------
-    The networks, one a member; counts that profiles are scaled to; losses of training.
+    Parameters
+    ----------
+    networks
+        One a member.
+    lines
+        What they start from; None without frozen features beside the image.
+    scale
+        Counts that profiles are scaled to.
+    curve
+        Losses of training.
     """
+
+    networks: list[RateNetwork]
+    lines: LinearRates | None
+    scale: float
+    curve: list[dict[str, float]]
+
+
+def fit_rates(slides: Sequence[Slide], settings: Settings) -> Rates:
+    """Train networks on slides, less those that tell when to stop; linear rates learn from these, too, in the end."""
     _check(settings)
     seen, held = hold_out(slides)
-    scale = scale_of(seen)
-    settings = replace(settings, recipe=replace(settings.recipe, scale=scale))
+    settings = replace(settings, recipe=replace(settings.recipe, scale=scale_of(seen)))
     sights = {id(slide.image): settings.see(slide) for slide in slides}
-    lessons, tests = ([Lesson.of(part, *sights[id(part.image)]) for part in parts] for parts in (seen, held))
     share, density = mean_profile(seen)
+    lines = _lines(seen, sights, share, settings)
+    lessons, tests = ([_lesson(slide, sights, lines) for slide in part] for part in (seen, held))
     field, features = sights[id(slides[0].image)]
     channels, beside = field.crop(0, 0, 1, 1).shape[0], 0 if features is None else features.values.shape[2]
     networks: list[RateNetwork] = []
     curve: list[dict[str, float]] = []
     with progress("training", settings.members * settings.steps) as watch:
         for member in range(settings.members):
-            network = settings.network(channels, beside, share, density, seed_of(settings.random_state, member))
+            seed = seed_of(settings.random_state, member)
+            network = settings.network(channels, beside, share, density, lines, seed)
             curve += _train(network, member, lessons, tests, settings, watch)
             networks.append(network)
-    return networks, scale, curve
+    if held and (of_all := _lines(slides, sights, share, settings)) is not None:
+        lines = of_all
+        for network in networks:
+            network.lines = torch.from_numpy(lines.say)
+    return Rates(networks, lines, settings.recipe.scale, curve)
 
 
-def predict_rates(networks: Sequence[RateNetwork], scale: float, slide: Slide, settings: Settings) -> Expression:
-    """What networks say of a slide, their profiles scaled to ``scale`` counts in training."""
+Sights = dict[int, tuple[Field, Features | None]]
+"""What is seen of each image, by its identity."""
+
+
+def _lines(
+    slides: Sequence[Slide], sights: Sights, share: Float[np.ndarray, " g"], settings: Settings
+) -> LinearRates | None:
+    """Linear rates of slides; none without frozen features beside the image, nor of logarithms of counts."""
+    told = [(slide, features) for slide in slides if (features := sights[id(slide.image)][1]) is not None]
+    if not told or settings.recipe.likelihood == "gaussian":
+        return None
+    evidence = [Evidence(features, slide.places, *measured(slide)) for slide, features in told]
+    return LinearRates.fit(evidence, share, settings.random_state)
+
+
+def _lesson(slide: Slide, sights: Sights, lines: LinearRates | None) -> Lesson:
+    field, features = sights[id(slide.image)]
+    return Lesson.of(slide, field, _joined(features, lines))
+
+
+def _joined(features: Features | None, lines: LinearRates | None) -> Features | None:
+    return features if features is None or lines is None else lines.joined(features)
+
+
+def predict_rates(rates: Rates, slide: Slide, settings: Settings) -> Expression:
+    """What networks say of a slide."""
     _check(settings)
-    recipe = replace(settings.recipe, scale=scale)
-    for network in networks:
+    recipe = replace(settings.recipe, scale=rates.scale)
+    for network in rates.networks:
         network.to(find_device(settings.device)).eval()
     with progress("predicting", len(slide)) as watch:
-        field, beside = settings.see(slide)
-        return predict(networks, slide, field, beside, recipe, settings.views, watch)
+        field, features = settings.see(slide)
+        return predict(rates.networks, slide, field, _joined(features, rates.lines), recipe, settings.views, watch)
 
 
 def hold_out(slides: Sequence[Slide]) -> tuple[list[Slide], list[Slide]]:
@@ -171,21 +228,47 @@ def _train(
     stride = network.pyramid.strides[-1]
     checks = [draw(tests, plain, stride, rng).to(device) for _ in range(_CROPS_TO_CHECK)] if tests else []
 
-    def validate() -> float:
-        with autocast(network, "bfloat16"):
-            return float(np.mean([float(loss_of(network, crop, plain)) for crop in checks]))
+    def losses() -> np.ndarray:
+        with autocast(network, "bfloat16"), torch.no_grad():
+            return np.array([float(loss_of(network, crop, plain)) for crop in checks])
 
     plan = Plan(
         settings.steps,
         rate=settings.rate,
         check_every=max(1, settings.steps // _LOOKS),
-        patience=_LOOKS,
+        patience=_PATIENCE,
         precision="bfloat16",
         random_state=seed_of(settings.random_state, member),
     )
     file = _checkpoint([*lessons, *tests], settings, member)
-    curve = train(network, lessons, recipe, plan, device, validate if checks else None, file, watch)
+    if not checks:
+        curve = train(network, lessons, recipe, plan, device, None, file, watch)
+    else:
+        network.eval()
+        start, before = copy.deepcopy(network.state_dict()), _at_best(network, losses)
+        curve = train(network, lessons, recipe, plan, device, lambda: float(losses().mean()), file, watch)
+        network.eval()
+        if not _is_gain(before - losses()):
+            network.load_state_dict(start)
     return [{"member": float(member), **record} for record in curve]
+
+
+def _at_best(network: RateNetwork, losses: Callable[[], np.ndarray]) -> Float[np.ndarray, " crops"]:
+    """Losses of linear rates, as far from the mean as fits best: what a network has to beat by more than modesty.
+
+    The rates themselves are left as they are: in the end they are those of more slides, and surer.
+    """
+    whole, found = network.lines, []
+    for part in _PARTS if len(whole) else (1.0,):
+        network.lines = part * whole
+        found.append(losses())
+    network.lines = whole
+    return min(found, key=lambda values: float(values.mean()))
+
+
+def _is_gain(gains: Float[np.ndarray, " crops"]) -> bool:
+    """Whether losses have fallen by more than twice the standard error; the least of many looks is lower by luck."""
+    return bool(gains.mean() > 2 * gains.std(ddof=1) / np.sqrt(len(gains)))
 
 
 def _checkpoint(lessons: Sequence[Lesson], settings: Settings, member: int) -> Path | None:
@@ -231,23 +314,28 @@ def _check(settings: Settings) -> None:
         raise OptionError("device", expected="a device of this machine", found=repr(settings.device))
 
 
-def pack(networks: Sequence[RateNetwork]) -> dict[str, np.ndarray]:
-    """All arrays of networks, by name."""
+def pack(rates: Rates) -> dict[str, np.ndarray]:
+    """All arrays of what was fitted, by name."""
     arrays: dict[str, np.ndarray] = {}
-    for number, network in enumerate(networks):
+    for number, network in enumerate(rates.networks):
         arrays |= siblings.weights_of(network, f"network{number}")
+    if rates.lines is not None:
+        arrays |= {"lines.own": rates.lines.own, "lines.wide": rates.lines.wide, "lines.say": rates.lines.say}
     return arrays
 
 
-def unpack(arrays: dict[str, np.ndarray], settings: Settings) -> list[RateNetwork]:
+def unpack(arrays: dict[str, np.ndarray], settings: Settings, scale: float, curve: list[dict[str, float]]) -> Rates:
     """Take back what :func:`pack` gave."""
+    lines = None
+    if "lines.say" in arrays:
+        lines = LinearRates(arrays["lines.own"], arrays["lines.wide"], arrays["lines.say"])
     networks = []
     for number in range(settings.members):
         name = f"network{number}"
         first = arrays[f"{name}.pyramid.{'enter.0.0' if settings.convolution else 'stages.0.0.0'}.weight"]
         told, genes = arrays.get(f"{name}.told.1.weight"), len(arrays[f"{name}.log_dispersion"])
         beside = 0 if told is None else told.shape[1]
-        network = settings.network(first.shape[1], beside, np.ones(genes), 1.0, 0)
+        network = settings.network(first.shape[1], beside, np.ones(genes), 1.0, lines, 0)
         siblings.load_weights(network, name, arrays)
         networks.append(network)
-    return networks
+    return Rates(networks, lines, scale, curve)

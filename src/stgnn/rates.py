@@ -27,6 +27,9 @@ SIDE = 5
 _UNTOLD = 0.3
 """Share of the frozen features that is left out in training: there are many, and they are much alike."""
 
+_MOST = 2.0
+"""How far, in logarithms, linear rates may go from the mean: beyond it they are beyond what they were learned from."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -61,7 +64,9 @@ class RateNetwork(nn.Module):
 
     .. math:: x = W [m_0(r), \dots, m_L(r)], \quad
         y = x + \sum_{l \in \{spot, region\}} \mathrm{Attention}_l(x, \mathrm{GAT}_l(m_l)), \quad
-        \log p_g(r) = f_g(y + \mathrm{MLP}(y)), \quad \log \rho(r) = f_0(y + \mathrm{MLP}(y))
+        \log p_g(r) = h_g(r) + f_g(y + \mathrm{MLP}(y)), \quad \log \rho(r) = h_0(r) + f_0(y + \mathrm{MLP}(y))
+
+    with h the linear rates of the frozen features (:mod:`stgnn.linear_rates`), where there are any.
 
     Counts of any bin are :math:`\int \rho p_g` over it, so one network serves bins of any width, and coarse ones are
     the sums of fine ones by construction.
@@ -80,13 +85,28 @@ class RateNetwork(nn.Module):
         What it is made of.
     beside
         Number of frozen features that it is told of each place, beside the field; 0 for none.
+    lines
+        What each score of linear rates adds to the log shares and the log density (scores, genes + 1), which the
+        network starts from; the scores come after the features. None for none.
     """
 
+    lines: Tensor
+    log_mean: Tensor
+
     def __init__(
-        self, channels: int, stem: int, share: Float[Tensor, " g"], density: float, parts: Parts, beside: int = 0
+        self,
+        channels: int,
+        stem: int,
+        share: Float[Tensor, " g"],
+        density: float,
+        parts: Parts,
+        beside: int = 0,
+        lines: Float[Tensor, "r outputs"] | None = None,
     ) -> None:
         super().__init__()
-        self.parts, self.genes = parts, len(share)
+        self.parts, self.genes, self.beside = parts, len(share), beside
+        self.register_buffer("log_mean", share.clamp(min=1e-8).log())
+        self.register_buffer("lines", share.new_zeros(0, len(share) + 1) if lines is None else lines)
         self.log_dispersion = nn.Parameter(torch.full((len(share),), 2.0))
         self.pyramid = Pyramid(channels, stem)
         width = parts.width
@@ -134,9 +154,15 @@ class RateNetwork(nn.Module):
         read = [lattice.read(x, p, s) for x, p, s in zip([fine, *maps[1:]], there, strides, strict=True)]
         x = self.enter(torch.cat(read, 1))
         if self.told is not None:
-            x = x + self.told(beside)
+            x = x + self.told(beside[:, : self.beside])
         y = x
         for level, listen in self.listen.items():
             y = y + listen(x, maps[int(level)], there[int(level)], strides[int(level)])
         out = self.head(y + self.mlp(self.norm(y)))
-        return out[:, :-1], out[:, -1]
+        share, density = out[:, :-1], out[:, -1]
+        if len(self.lines):
+            linear = (beside[:, self.beside :] @ self.lines).clamp(-_MOST, _MOST)
+            own = linear[:, :-1]
+            more = torch.logsumexp(own + self.log_mean, 1, keepdim=True) - torch.logsumexp(self.log_mean, 0)
+            share, density = share + own - more, density + linear[:, -1]  # shares keep their sum
+        return share, density

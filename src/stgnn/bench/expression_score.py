@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from stgnn import metrics
 from stgnn.data.expression import Expression, measured
 from stgnn.metrics import GeneScores
+from stgnn.predicting import as_measured
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
@@ -100,7 +101,9 @@ def score(
     share = np.concatenate([one.share for one in predictions]) if len(predictions) > 1 else predictions[0].share
     expected_total = np.concatenate([one.total for one in predictions])
     truth = metrics.log1p_normalised(counts, total, known.scale).toarray()
-    guess = np.log1p(share * np.float32(known.scale))
+    each = [as_measured(one, own, known.scale) for one, own in zip(predictions, slides, strict=True)]
+    guess = np.concatenate(each) if len(each) > 1 else each[0]
+    del each
     where = _Bins(slides, slide, np.array([one.patient for one in slides])[slide])
     # all genes as a view: of the largest slides there is room for few copies
     picks = {name: slice(None) if len(columns) == len(known.mean) else columns for name, columns in gene_sets.items()}

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 OURS = "stgnn"
 GROUPS = ("ours", "siblings", "ablations", "peers")
 
-ABLATIONS: dict[str, dict[str, bool | int]] = {
+_ALL_PARTS: dict[str, bool | int] = {"global_tokens": True, "contrastive": True, "augmentation": True}
+"""Parts that are off unless asked for, since they help nowhere; ablations start from the model that has them."""
+
+WHOLE = "all parts"
+
+_OFF: dict[str, dict[str, bool | int]] = {
+    WHOLE: {},
     "no gene graph": {"gene_graph": False},
     "no cell graph": {"cell_graph": False},
     "no gate": {"gate": False},
@@ -31,7 +37,9 @@ ABLATIONS: dict[str, dict[str, bool | int]] = {
     "no selector": {"selector": False},
     "no space": {"cell_graph": False, "global_tokens": False},
 }
-"""What is switched off in each ablation of our method."""
+
+ABLATIONS = {name: _ALL_PARTS | off for name, off in _OFF.items()}
+"""The model with all parts, and what is switched off in each ablation of it."""
 
 OUR_PREDICTOR = "magnet"
 

@@ -260,8 +260,8 @@ def _ablation_part(table: pd.DataFrame) -> str:
             cells = [_signed(change[change["task"] == task]["difference"]) for task in tasks]
             rows.append([text(method), *cells, _signed(change.groupby("seed")["difference"].mean())])
     said = (
-        f"Difference in macro-F1 to {OURS} with the same seed, in points: mean ± standard deviation over seeds. Below "
-        "0, the part that is missing helps."
+        f"Difference in macro-F1 to {OURS} with all parts and the same seed, in points: mean ± standard deviation over "
+        f"seeds. Below 0, what is missing helps; {OURS} itself lacks the parts that help nowhere."
     )
     differences = paragraph(said) + _table("Difference to the whole model, points", ["", *tasks, "mean"], rows)
     return (differences if rows else "") + _table("Macro-F1 (accuracy), percent", ["", *tasks], scores)

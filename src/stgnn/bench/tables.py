@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from stgnn.bench.methods import ABLATIONS, GROUPS, OURS
+from stgnn.bench.methods import ABLATIONS, GROUPS, OURS, WHOLE
 from stgnn.bench.tasks import BUILT_IN
 from stgnn.methods import ANNOTATORS
 
@@ -124,7 +124,7 @@ def ranks(mean: pd.DataFrame) -> pd.Series:
 
 
 def differences(table: pd.DataFrame, score: str = "macro_f1") -> pd.DataFrame:
-    """Differences of each ablation to our whole method on the same task with the same seed.
+    """Differences of our method and its ablations to the model with all parts, on the same task with the same seed.
 
     Parameters
     ----------
@@ -136,11 +136,13 @@ def differences(table: pd.DataFrame, score: str = "macro_f1") -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns task, method, seed, difference; negative where the part that is missing helps.
+        Columns task, method, seed, difference; negative where what is missing helps.
     """
     table = table[~table["open"].astype(bool)]
-    whole = table[table["method"] == OURS].set_index(["task", "seed"])[score]
-    rows = table[table["group"] == "ablations"]
+    own = table["group"].isin(["ours", "ablations"])
+    is_whole = table["method"] == f"{OURS}, {WHOLE}"
+    whole = table[is_whole].set_index(["task", "seed"])[score]
+    rows = table[own & ~is_whole]
     found = rows[["task", "method", "seed"]].assign(
         difference=[
             value - whole.get((task, seed), float("nan"))

@@ -57,12 +57,13 @@ class Dense(ExpressionPredictor):
     def fit(self, slides: Sequence[Slide]) -> Self:
         """Train the network."""
         self.genes_ = slides[0].genes
-        self.networks_, self.scale_, self.curve_ = fit_rates(slides, self._settings())
+        self.rates_ = fit_rates(slides, self._settings())
+        self.scale_, self.curve_ = self.rates_.scale, self.rates_.curve
         return self
 
     def predict(self, slide: Slide) -> Expression:
         """Integrate the rates over each bin."""
-        return predict_rates(self.networks_, self.scale_, slide, self._settings())
+        return predict_rates(self.rates_, slide, self._settings())
 
     def _settings(self) -> Settings:
         return Settings(
@@ -82,10 +83,10 @@ class Dense(ExpressionPredictor):
         )
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return pack(self.networks_)
+        return pack(self.rates_)
 
     def _facts(self) -> dict[str, Any]:
         return {"scale_": self.scale_, "curve_": self.curve_}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
-        self.networks_ = unpack(arrays, self._settings())
+        self.rates_ = unpack(arrays, self._settings(), self.scale_, self.curve_)

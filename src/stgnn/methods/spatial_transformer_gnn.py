@@ -52,9 +52,11 @@ class SpatialTransformerGNN(Annotator):
     Parameters
     ----------
     gene_graph, cell_graph, gate, global_tokens, cross_modal
-        Parts of the network, each of which can be switched off.
+        Parts of the network, each of which can be switched off; the global transformer over the whole section
+        (``global_tokens``) is, as long as no task gains from it.
     contrastive, augmentation
-        Parts of the training, likewise.
+        Parts of the training, likewise: a loss that draws like cells of both data sets together, and views of the
+        reference as shallow and as noisy as the query.
     registration
         Whether sections that lie over a section of the reference also hear what types it has at their cells' places.
     selector
@@ -93,10 +95,10 @@ class SpatialTransformerGNN(Annotator):
     gene_graph: bool = True
     cell_graph: bool = True
     gate: bool = True
-    global_tokens: bool = True
+    global_tokens: bool = False
     cross_modal: bool = True
-    contrastive: bool = True
-    augmentation: bool = True
+    contrastive: bool = False
+    augmentation: bool = False
     registration: bool = True
     selector: bool = True
     rounds: int = 3

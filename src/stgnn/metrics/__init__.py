@@ -1,6 +1,13 @@
 """Scores of predictions, as pure functions of arrays; each docstring gives the range and the better direction."""
 
-from stgnn.metrics.counts import deviance_explained, log1p_counts, log1p_normalised, noise_ceiling, share_of_ceiling
+from stgnn.metrics.counts import (
+    deviance_explained,
+    expected_log1p,
+    log1p_counts,
+    log1p_normalised,
+    noise_ceiling,
+    share_of_ceiling,
+)
 from stgnn.metrics.expression import GeneScores, gene_pearson, gene_spearman, pooled_pearson, spot_gain, spot_pearson
 from stgnn.metrics.labels import (
     accuracy,
@@ -39,6 +46,7 @@ __all__ = [
     "consistency_error",
     "deviance_explained",
     "expected_calibration_error",
+    "expected_log1p",
     "gene_pearson",
     "gene_spearman",
     "homophily",

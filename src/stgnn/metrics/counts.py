@@ -12,6 +12,9 @@ from stgnn.metrics.expression import GeneScores, _total, gene_pearson
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
 
+_MANY = 12.0
+_COLUMNS = 32
+
 Counts = TypeVar("Counts", np.ndarray, sp.csr_matrix)
 
 
@@ -85,6 +88,47 @@ def log1p_normalised(counts: Counts, total: Float[np.ndarray, " spots"], scale: 
     values.data *= np.repeat(factor, np.diff(values.indptr)).astype(values.dtype)
     np.log1p(values.data, out=values.data)
     return values
+
+
+def expected_log1p(
+    mean: Float[np.ndarray, "spots genes"], factor: Float[np.ndarray, " spots"]
+) -> Float[np.ndarray, "spots genes"]:
+    r"""What the log of counts is on the mean, where they are Poisson: :math:`E \log(1 + f_i c_{ig})`.
+
+    It is less than :math:`\log(1 + f_i \bar c_{ig})`, and grows with the depth of a spot even if shares do not: of few
+    counts, most logs are zero. Exact below 12 counts, to second order above.
+
+    Parameters
+    ----------
+    mean
+        Expected counts (spots, genes).
+    factor
+        What the counts of each spot are multiplied by (spots,): the common total over its own.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (spots, genes).
+
+    Examples
+    --------
+    >>> expected_log1p(np.array([[0.0, 0.5, 100.0]]), np.array([2.0])).round(3).tolist()
+    [[0.0, 0.48, 5.298]]
+    """
+    out = np.empty(mean.shape, dtype=np.float32)
+    f = np.asarray(factor, dtype=np.float32)[:, None]
+    order = np.argsort(mean.max(axis=0, initial=0))  # genes of few counts need few terms
+    for columns in np.array_split(order, max(1, len(order) // _COLUMNS)):
+        rate = mean[:, columns].astype(np.float32)
+        low = np.minimum(rate, _MANY)
+        most = float(low.max(initial=0))
+        chance, value = np.exp(-low), np.zeros_like(low)
+        for k in range(1, int(most + 6 * np.sqrt(most)) + 4):
+            chance *= low / k
+            value += chance * np.log1p(k * f)
+        spread = 1 + rate * f
+        out[:, columns] = np.where(rate < _MANY, value, np.log(spread) - rate * (f / spread) ** 2 / 2)
+    return out
 
 
 def deviance_explained(

@@ -1,0 +1,162 @@
+"""Rates linear in frozen features, one map a slide, averaged: what a network of rates starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.ndimage import gaussian_filter1d
+from sklearn.cross_decomposition import PLSRegression
+
+from stgnn.fields import Features
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+WIDE_UM = 100.0
+"""Standard deviation of the Gaussian by which features are averaged around a place, which they are told beside."""
+
+_FEW = 32
+"""Bins that a slide must have to be heard."""
+
+_VALUES = 30_000_000
+"""Bins times genes of a slide to learn from at most."""
+
+_COUNTS = 20.0
+"""Counts of a gene in a slide at which its map is halved: of few counts it is mostly noise."""
+
+_TRUNCATE = 2.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one slide tells of rates.
+
+    Parameters
+    ----------
+    features
+        Frozen features of the slide.
+    places_um
+        Centres of its bins (n, 2), x and y.
+    counts, total
+        Counts (n, genes), and over the whole transcriptome (n,).
+    """
+
+    features: Features
+    places_um: Float[np.ndarray, "n 2"]
+    counts: sp.csr_matrix
+    total: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class LinearRates:
+    r"""Log shares and log density, relative to their means, by two components of partial least squares in each slide.
+
+    .. math:: \log \frac{p_g(r)}{\pi_g} = \frac{1}{S} \sum_{s=1}^{S} x(r)^\top
+        \big(u_{s1} q_{s1g} + \tfrac{1}{2} u_{s2} q_{s2g}\big)
+
+    with :math:`x` the features of a place and their average around it, both standardised over each slide's tissue,
+    and u, q the components that explain most of the covariance of features and Pearson residuals
+    :math:`(c_{ng} / t_n - \pi_g) / \sqrt{\pi_g}`. Hundreds of features of a few hundred spots carry over to another
+    patient only by their strongest directions; what slides differ in is averaged away.
+
+    Parameters
+    ----------
+    own, wide
+        Weights (features, r) of the features of a place, and of their average around it, in each score.
+    say
+        What each score adds to log shares and, last, log density (r, genes + 1).
+
+    References
+    ----------
+    Wold, Sjöström and Eriksson, PLS-regression: a basic tool of chemometrics, Chemometr. Intell. Lab. Syst. 2001.
+    """
+
+    own: Float[np.ndarray, "f r"]
+    wide: Float[np.ndarray, "f r"]
+    say: Float[np.ndarray, "r outputs"]
+
+    @classmethod
+    def fit(cls, slides: Sequence[Evidence], share: Float[np.ndarray, " g"], random_state: int) -> Self:
+        """Learn a map of each slide that has enough bins.
+
+        Parameters
+        ----------
+        slides
+            What they tell.
+        share
+            Mean share of each gene over all slides (genes,).
+        random_state
+            Seed of the choice of bins, where there are more than needed.
+        """
+        rng = np.random.default_rng(random_state)
+        maps = [_map(slide, share, rng) for slide in slides if len(slide.places_um) >= _FEW]
+        if not maps:
+            f, none = slides[0].features.values.shape[2], np.zeros((0, len(share) + 1), dtype=np.float32)
+            return cls(np.zeros((f, 0), dtype=np.float32), np.zeros((f, 0), dtype=np.float32), none)
+        own, wide, say = zip(*maps, strict=True)
+        return cls(np.hstack(own), np.hstack(wide), np.vstack(say) / np.float32(len(maps)))
+
+    def joined(self, features: Features) -> Features:
+        """Features with the scores as further channels."""
+        values = features.values
+        scores = values @ self.own + around(values @ self.wide, on_tissue(features), WIDE_UM / features.um)
+        return Features(np.concatenate([values, scores], axis=2), features.um)
+
+
+def on_tissue(features: Features) -> Bool[np.ndarray, "h w"]:
+    """Which cells of a lattice have features."""
+    return (features.values != 0).any(2)
+
+
+def around(values: Float[np.ndarray, "h w c"], on: Bool[np.ndarray, "h w"], cells: float) -> Float[np.ndarray, "h w c"]:
+    """Average over the tissue around each cell, by a Gaussian of that standard deviation; zero beyond the tissue.
+
+    Examples
+    --------
+    >>> on = np.array([[True, True, False, True]])
+    >>> around(np.array([[[2.0], [2.0], [0.0], [2.0]]]), on, 1.0).ravel().round(3).tolist()
+    [2.0, 2.0, 0.0, 2.0]
+    """
+    weight, out = on.astype(np.float32), np.where(on[:, :, None], values, 0).astype(np.float32)
+    for axis in (0, 1):
+        weight = gaussian_filter1d(weight, cells, axis=axis, mode="constant", truncate=_TRUNCATE)
+        out = gaussian_filter1d(out, cells, axis=axis, mode="constant", truncate=_TRUNCATE)
+    return np.where(on, 1 / np.maximum(weight, 1e-6), 0).astype(np.float32)[:, :, None] * out
+
+
+def _map(
+    slide: Evidence, share: Float[np.ndarray, " g"], rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "f r"], Float[np.ndarray, "f r"], Float[np.ndarray, "r outputs"]]:
+    """Weights of features, and of those around, in the scores of one slide; and what the scores say."""
+    most, genes = max(_FEW, _VALUES // len(share)), len(share)
+    rows = np.arange(len(slide.places_um))
+    if len(rows) > most:
+        rows = np.sort(rng.choice(rows, most, replace=False))
+    x, spread = _standardised(slide, rows)
+    counts, total = slide.counts[rows], slide.total[rows]
+    seen = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
+    mean = (seen + 0.5 * np.maximum(share, 1e-8)) / (total.sum() + 0.5)
+    residual = (counts.multiply(1 / total[:, None]).toarray() - mean) / np.sqrt(mean)
+    shares = PLSRegression(2, scale=False).fit(x, residual)
+    depth = PLSRegression(1, scale=False).fit(x, np.log(total)[:, None])
+    weights = np.hstack([shares.x_rotations_, depth.x_rotations_]) / spread[:, None]
+    say = np.zeros((3, genes + 1), dtype=np.float32)
+    say[:2, :genes] = (shares.y_loadings_ * (1.0, 0.5)).T * (seen / (seen + _COUNTS) / np.sqrt(mean))
+    say[2, genes] = depth.y_loadings_[0, 0]
+    own, wide = np.split(weights.astype(np.float32), 2)
+    return own, wide, say
+
+
+def _standardised(
+    slide: Evidence, rows: np.ndarray
+) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, " features"]]:
+    """Features of bins and of what lies around them, of mean 0 and variance 1; and what they were divided by."""
+    places, um = slide.places_um[rows], slide.features.um
+    wide = Features(around(slide.features.values, on_tissue(slide.features), WIDE_UM / um), um)
+    x = np.hstack([slide.features.read(places), wide.read(places)]).astype(np.float64)
+    spread = np.maximum(x.std(0), 1e-3)
+    return (x - x.mean(0)) / spread, spread
