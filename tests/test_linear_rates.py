@@ -105,6 +105,13 @@ def test_components_are_those_of_scikit_learn_the_second_halved():
     assert np.allclose(found - found.mean(0), expected - expected.mean(0), atol=2e-3)
 
 
+def test_linear_shares_keep_their_sum():
+    one, _ = evidence(0)
+    say = LinearRates.fit([one], np.full(30, 1 / 30), 0).say[:2, :30]
+    share = np.asarray(one.counts.sum(0)).ravel() / one.total.sum()
+    assert np.all(np.abs(say @ share) < 0.02 * np.abs(say) @ share)
+
+
 def test_slides_are_averaged():
     slides, share = [evidence(seed)[0] for seed in (0, 1, 2)], np.full(30, 1 / 30)
     alone = [said(LinearRates.fit([one], share, 0), slides[0].features, slides[0].places_um) for one in slides]
@@ -144,9 +151,9 @@ def test_a_network_starts_from_linear_rates():
     field, places, beside = torch.randn(3, 128, 128), torch.rand(7, 2) * 128, torch.randn(7, 6)
     with torch.no_grad():
         share, density = net(field, places, beside)
-    linear = (beside[:, 4:] @ say).clamp(-2, 2)
-    assert torch.allclose(share, linear[:, :5].log_softmax(1), atol=1e-5)  # equally large on the mean; they sum to 1
-    assert torch.allclose(density, linear[:, 5], atol=1e-5)
+    linear = beside[:, 4:] @ say
+    assert torch.allclose(share.exp(), 0.2 * (1 + linear[:, :5]).clamp(1 / 8, 8), atol=1e-5)
+    assert torch.allclose(density, linear[:, 5].clamp(-np.log(8), np.log(8)), atol=1e-5)
 
 
 def test_a_network_that_carries_nothing_over_stays_at_its_start(slide):

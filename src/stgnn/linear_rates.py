@@ -53,9 +53,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class LinearRates:
-    r"""Log shares and log density, relative to their means, by two components of partial least squares in each slide.
+    r"""Shares relative to their mean, and log density, by two components of partial least squares in each slide.
 
-    .. math:: \log \frac{p_g(r)}{\pi_g} = \frac{1}{S} \sum_{s=1}^{S} x(r)^\top
+    .. math:: \frac{p_g(r)}{\pi_g} - 1 = \frac{1}{S} \sum_{s=1}^{S} x(r)^\top
         \big(u_{s1} q_{s1g} + \tfrac{1}{2} u_{s2} q_{s2g}\big)
 
     with :math:`x` the features of a place and their average around it, both standardised over each slide's tissue,
@@ -68,7 +68,7 @@ class LinearRates:
     own, wide
         Weights (features, r) of the features of a place, and of their average around it, in each score.
     say
-        What each score adds to log shares and, last, log density (r, genes + 1).
+        What each score adds to the shares, relative to their means, and, last, to the log density (r, genes + 1).
 
     References
     ----------

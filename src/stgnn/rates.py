@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,8 +28,8 @@ SIDE = 5
 _UNTOLD = 0.3
 """Share of the frozen features that is left out in training: there are many, and they are much alike."""
 
-_MOST = 2.0
-"""How far, in logarithms, linear rates may go from the mean: beyond it they are beyond what they were learned from."""
+_MOST = 8.0
+"""How many times the mean linear rates may be, or its part: beyond it they are beyond what they were learned from."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class RateNetwork(nn.Module):
 
     .. math:: x = W [m_0(r), \dots, m_L(r)], \quad
         y = x + \sum_{l \in \{spot, region\}} \mathrm{Attention}_l(x, \mathrm{GAT}_l(m_l)), \quad
-        \log p_g(r) = h_g(r) + f_g(y + \mathrm{MLP}(y)), \quad \log \rho(r) = h_0(r) + f_0(y + \mathrm{MLP}(y))
+        \log p_g(r) = \log(1 + h_g(r)) + f_g(y + \mathrm{MLP}(y)), \quad
+        \log \rho(r) = h_0(r) + f_0(y + \mathrm{MLP}(y))
 
     with h the linear rates of the frozen features (:mod:`stgnn.linear_rates`), where there are any.
 
@@ -86,12 +88,11 @@ class RateNetwork(nn.Module):
     beside
         Number of frozen features that it is told of each place, beside the field; 0 for none.
     lines
-        What each score of linear rates adds to the log shares and the log density (scores, genes + 1), which the
-        network starts from; the scores come after the features. None for none.
+        What each score of linear rates adds to shares, relative to the mean, and to the log density
+        (scores, genes + 1), which the network starts from; the scores come after the features. None for none.
     """
 
     lines: Tensor
-    log_mean: Tensor
 
     def __init__(
         self,
@@ -105,7 +106,6 @@ class RateNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.parts, self.genes, self.beside = parts, len(share), beside
-        self.register_buffer("log_mean", share.clamp(min=1e-8).log())
         self.register_buffer("lines", share.new_zeros(0, len(share) + 1) if lines is None else lines)
         self.log_dispersion = nn.Parameter(torch.full((len(share),), 2.0))
         self.pyramid = Pyramid(channels, stem)
@@ -161,8 +161,7 @@ class RateNetwork(nn.Module):
         out = self.head(y + self.mlp(self.norm(y)))
         share, density = out[:, :-1], out[:, -1]
         if len(self.lines):
-            linear = (beside[:, self.beside :] @ self.lines).clamp(-_MOST, _MOST)
-            own = linear[:, :-1]
-            more = torch.logsumexp(own + self.log_mean, 1, keepdim=True) - torch.logsumexp(self.log_mean, 0)
-            share, density = share + own - more, density + linear[:, -1]  # shares keep their sum
+            linear = beside[:, self.beside :] @ self.lines
+            share = share + torch.log((1 + linear[:, :-1]).clamp(1 / _MOST, _MOST))
+            density = density + linear[:, -1].clamp(-np.log(_MOST), np.log(_MOST))
         return share, density
