@@ -302,8 +302,8 @@ def _expected(
 def _correlation(slide: Slide, predicted: Expression, scale: float) -> np.ndarray:
     from stgnn import predicting
 
-    guess = predicting.as_measured(predicted, slide, scale)
-    return gene_pearson(predicting.targets(slide, scale), guess, np.zeros(len(slide))).by_slide[0]
+    truth = predicting.targets(slide, scale)
+    return gene_pearson(truth, predicted.log1p(scale), np.zeros(len(slide))).by_slide[0]
 
 
 def _card(model: ExpressionPredictor, slides: Sequence[Slide], expected: np.ndarray, source: str) -> dict[str, Any]:

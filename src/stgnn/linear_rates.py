@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -22,12 +23,13 @@ WIDE_UM = 100.0
 _FEW = 32
 """Bins that a slide must have to be heard."""
 
-_VALUES = 30_000_000
-"""Bins times genes of a slide to learn from at most."""
+_VALUES = 15_000_000
+"""Bins times genes, or features, of a slide to learn from at most."""
 
 _COUNTS = 20.0
 """Counts of a gene in a slide at which its map is halved: of few counts it is mostly noise."""
 
+_LEAST = 1e-6
 _TRUNCATE = 2.0
 
 
@@ -53,22 +55,23 @@ class Evidence:
 
 @dataclass(frozen=True)
 class LinearRates:
-    r"""Shares relative to their mean, and log density, by two components of partial least squares in each slide.
+    r"""Shares and density, relative to their means, by partial least squares in each slide.
 
-    .. math:: \frac{p_g(r)}{\pi_g} - 1 = \frac{1}{S} \sum_{s=1}^{S} x(r)^\top
+    .. math:: \frac{p_g(r)}{\pi_g} - 1 = \frac{1}{S} \sum_{s=1}^{S} \frac{n_{sg}}{n_{sg} + 20}\, x(r)^\top
         \big(u_{s1} q_{s1g} + \tfrac{1}{2} u_{s2} q_{s2g}\big)
 
-    with :math:`x` the features of a place and their average around it, both standardised over each slide's tissue,
-    and u, q the components that explain most of the covariance of features and Pearson residuals
-    :math:`(c_{ng} / t_n - \pi_g) / \sqrt{\pi_g}`. Hundreds of features of a few hundred spots carry over to another
-    patient only by their strongest directions; what slides differ in is averaged away.
+    with :math:`x` the features of a place and their average around it, :math:`n_{sg}` the counts of a gene in a slide,
+    and u, q the two components that explain most of the covariance of features and Pearson residuals
+    :math:`(c_{ng} / t_n - \pi_{sg}) / \sqrt{\pi_{sg}}`; density likewise, from one component. Scores have mean 0 over
+    the tissue of any slide. Hundreds of features of a few hundred spots carry over to another patient only by their
+    strongest directions; what slides differ in is averaged away.
 
     Parameters
     ----------
     own, wide
         Weights (features, r) of the features of a place, and of their average around it, in each score.
     say
-        What each score adds to the shares, relative to their means, and, last, to the log density (r, genes + 1).
+        What each score adds to the shares and, last, to the density, relative to their means (r, genes + 1).
 
     References
     ----------
@@ -93,7 +96,7 @@ class LinearRates:
             Seed of the choice of bins, where there are more than needed.
         """
         rng = np.random.default_rng(random_state)
-        maps = [_map(slide, share, rng) for slide in slides if len(slide.places_um) >= _FEW]
+        maps = [found for slide in slides if (found := _map(slide, share, rng)) is not None]
         if not maps:
             f, none = slides[0].features.values.shape[2], np.zeros((0, len(share) + 1), dtype=np.float32)
             return cls(np.zeros((f, 0), dtype=np.float32), np.zeros((f, 0), dtype=np.float32), none)
@@ -102,12 +105,14 @@ class LinearRates:
 
     def joined(self, features: Features) -> Features:
         """Features with the scores as further channels."""
-        values = features.values
-        scores = values @ self.own + around(values @ self.wide, on_tissue(features), WIDE_UM / features.um)
+        values, on = features.values, has_features(features)
+        scores = values @ self.own + around(values @ self.wide, on, WIDE_UM / features.um)
+        if on.any():
+            scores[on] -= scores[on].mean(0)
         return Features(np.concatenate([values, scores], axis=2), features.um)
 
 
-def on_tissue(features: Features) -> Bool[np.ndarray, "h w"]:
+def has_features(features: Features) -> Bool[np.ndarray, "h w"]:
     """Which cells of a lattice have features."""
     return (features.values != 0).any(2)
 
@@ -130,33 +135,52 @@ def around(values: Float[np.ndarray, "h w c"], on: Bool[np.ndarray, "h w"], cell
 
 def _map(
     slide: Evidence, share: Float[np.ndarray, " g"], rng: np.random.Generator
-) -> tuple[Float[np.ndarray, "f r"], Float[np.ndarray, "f r"], Float[np.ndarray, "r outputs"]]:
-    """Weights of features, and of those around, in the scores of one slide; and what the scores say."""
-    most, genes = max(_FEW, _VALUES // len(share)), len(share)
+) -> tuple[Float[np.ndarray, "f r"], Float[np.ndarray, "f r"], Float[np.ndarray, "r outputs"]] | None:
+    """Weights of features, and of those around, in the scores of one slide, and what the scores say; None if too few.
+
+    Features that hardly vary are left out; a slide needs three that do.
+    """
+    most, genes = max(_FEW, _VALUES // max(len(share), 2 * slide.features.values.shape[2])), len(share)
     rows = np.arange(len(slide.places_um))
     if len(rows) > most:
         rows = np.sort(rng.choice(rows, most, replace=False))
-    x, spread = _standardised(slide, rows)
+    if len(rows) < _FEW:
+        return None
+    x = _seen(slide, rows)
+    spread = x.std(0)
+    varies = spread > _LEAST
+    if varies.sum() < 3:
+        return None
+    x = (x[:, varies] - x[:, varies].mean(0)) / spread[varies]
     counts, total = slide.counts[rows], slide.total[rows]
     seen = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel()
     mean = (seen + 0.5 * np.maximum(share, 1e-8)) / (total.sum() + 0.5)
     residual = (counts.multiply(1 / total[:, None]).toarray() - mean) / np.sqrt(mean)
-    shares = PLSRegression(2, scale=False).fit(x, residual)
-    depth = PLSRegression(1, scale=False).fit(x, np.log(total)[:, None])
-    weights = np.hstack([shares.x_rotations_, depth.x_rotations_]) / spread[:, None]
+    weights = np.zeros((len(varies), 3), dtype=np.float32)
     say = np.zeros((3, genes + 1), dtype=np.float32)
-    say[:2, :genes] = (shares.y_loadings_ * (1.0, 0.5)).T * (seen / (seen + _COUNTS) / np.sqrt(mean))
-    say[2, genes] = depth.y_loadings_[0, 0]
-    own, wide = np.split(weights.astype(np.float32), 2)
+    weights[varies, :2], loadings = _components(x, residual, 2)
+    say[:2, :genes] = (loadings * (1.0, 0.5)).T * (seen / (seen + _COUNTS) / np.sqrt(mean))
+    weights[varies, 2:], loadings = _components(x, (total / total.mean() - 1)[:, None], 1)
+    say[2, genes] = loadings[0, 0]
+    weights[varies] /= spread[varies, None].astype(np.float32)
+    own, wide = np.split(weights, 2)
     return own, wide, say
 
 
-def _standardised(
-    slide: Evidence, rows: np.ndarray
-) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, " features"]]:
-    """Features of bins and of what lies around them, of mean 0 and variance 1; and what they were divided by."""
-    places, um = slide.places_um[rows], slide.features.um
-    wide = Features(around(slide.features.values, on_tissue(slide.features), WIDE_UM / um), um)
-    x = np.hstack([slide.features.read(places), wide.read(places)]).astype(np.float64)
-    spread = np.maximum(x.std(0), 1e-3)
-    return (x - x.mean(0)) / spread, spread
+def _seen(slide: Evidence, rows: np.ndarray) -> Float[np.ndarray, "n features"]:
+    """Features of bins, and of what lies around them."""
+    places, features = slide.places_um[rows], slide.features
+    wide = Features(around(features.values, has_features(features), WIDE_UM / features.um), features.um)
+    return np.hstack([features.read(places), wide.read(places)]).astype(np.float64)
+
+
+def _components(
+    x: Float[np.ndarray, "n f"], y: Float[np.ndarray, "n outputs"], k: int
+) -> tuple[Float[np.ndarray, "f k"], Float[np.ndarray, "outputs k"]]:
+    """Rotations and loadings of partial least squares; zero where nothing varies."""
+    if y.std(0).max() < _LEAST:
+        return np.zeros((x.shape[1], k)), np.zeros((y.shape[1], k))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that one gene has no second component
+        found = PLSRegression(k, scale=False).fit(x, y)
+    return found.x_rotations_, found.y_loadings_

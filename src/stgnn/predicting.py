@@ -147,18 +147,19 @@ def expression_of(
 
 
 def as_measured(expression: Expression, slide: Slide, scale: float) -> Float[np.ndarray, "n g"]:
-    """Values to expect of :func:`targets` of a slide, float32.
+    """Values to expect of :func:`targets` of a slide, float32: those of Poisson counts of the shares predicted.
 
-    Counts of a method whose counts are drawn are thought to be measured as deep as the slide's are, on the geometric
-    mean: its one number taken from them, since no image tells how deep it was sequenced. How the depth varies over the
-    slide is as predicted.
+    Counts are thought to be measured as deep as the slide's are, on the geometric mean: the one number taken from them,
+    since no image tells how deep a slide was sequenced. How the depth varies over the slide is as predicted.
     """
-    if not expression.drawn:
-        return expression.log1p(scale)
-    total = measured(slide)[1]
-    depth = np.exp(np.mean(np.log(np.maximum(total, 1.0))) - np.mean(np.log(np.maximum(expression.total, 1e-9))))
-    expected = np.maximum(expression.total, 1e-9) * depth
+    low = np.log(np.maximum(expression.total, 1e-9))
+    expected = np.exp(low - low.mean() + mean_log_total(slide))
     return expected_log1p(expression.share * expected.astype(np.float32)[:, None], scale / expected)
+
+
+def mean_log_total(slide: Slide) -> float:
+    """How deep a slide was measured: mean log of the totals of its bins."""
+    return float(np.log(np.maximum(measured(slide)[1], 1.0)).mean())
 
 
 def groups_of(slides: Sequence[Slide]) -> list[Int[np.ndarray, " n"]]:

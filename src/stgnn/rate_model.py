@@ -20,7 +20,7 @@ from stgnn.data.slide import Slide
 from stgnn.fields import Features, Field, Pixels
 from stgnn.linear_rates import Evidence, LinearRates
 from stgnn.predicting import mean_profile, scale_of
-from stgnn.rate_training import Lesson, Recipe, draw, loss_of, predict, train
+from stgnn.rate_training import Crop, Lesson, Recipe, draw, loss_of, predict, train
 from stgnn.rates import Parts, RateNetwork
 from stgnn.train import Plan, autocast, find_device, fingerprint, progress, seed_of
 
@@ -106,7 +106,7 @@ class Settings:
             start = torch.exp(torch.log1p(start * self.recipe.scale))
         with torch.random.fork_rng(devices=[]):  # whoever loads a model keeps the state of torch's generator
             torch.manual_seed(seed)
-            say = None if lines is None else torch.from_numpy(lines.say)
+            say = None if lines is None else torch.tensor(lines.say)
             network = RateNetwork(channels, stem, start, density, self.parts, beside, say)
         return network.to(find_device(self.device))
 
@@ -120,7 +120,7 @@ class Rates:
     networks
         One a member.
     lines
-        What they start from; None without frozen features beside the image.
+        What they start from; None without frozen features beside the image, and for the Gaussian.
     scale
         Counts that profiles are scaled to.
     curve
@@ -155,7 +155,7 @@ def fit_rates(slides: Sequence[Slide], settings: Settings) -> Rates:
     if held and (of_all := _lines(slides, sights, share, settings)) is not None:
         lines = of_all
         for network in networks:
-            network.lines = torch.from_numpy(lines.say)
+            network.lines = torch.tensor(lines.say, device=network.lines.device)
     return Rates(networks, lines, settings.recipe.scale, curve)
 
 
@@ -224,13 +224,15 @@ def _train(
 ) -> list[dict[str, float]]:
     device, recipe = find_device(settings.device), settings.recipe
     plain = replace(recipe, jitter=0.0)
-    rng = np.random.default_rng(settings.random_state)
-    stride = network.pyramid.strides[-1]
-    checks = [draw(tests, plain, stride, rng).to(device) for _ in range(_CROPS_TO_CHECK)] if tests else []
+    rng, stride = np.random.default_rng(settings.random_state), network.pyramid.strides[-1]
+    looks, verdict = (
+        [draw(tests, plain, stride, rng).to(device) for _ in range(_CROPS_TO_CHECK)] if tests else [] for _ in range(2)
+    )
 
-    def losses() -> np.ndarray:
+    def losses(crops: Sequence[Crop]) -> np.ndarray:
+        network.eval()
         with autocast(network, "bfloat16"), torch.no_grad():
-            return np.array([float(loss_of(network, crop, plain)) for crop in checks])
+            return np.array([float(loss_of(network, crop, plain)) for crop in crops])
 
     plan = Plan(
         settings.steps,
@@ -241,14 +243,15 @@ def _train(
         random_state=seed_of(settings.random_state, member),
     )
     file = _checkpoint([*lessons, *tests], settings, member)
-    if not checks:
-        curve = train(network, lessons, recipe, plan, device, None, file, watch)
-    else:
-        network.eval()
-        start, before = copy.deepcopy(network.state_dict()), _at_best(network, losses)
-        curve = train(network, lessons, recipe, plan, device, lambda: float(losses().mean()), file, watch)
-        network.eval()
-        if not _is_gain(before - losses()):
+    validate = (lambda: float(losses(looks).mean())) if looks else None
+    judged = bool(tests) and len(network.lines) > 0
+    if judged:
+        start, before = copy.deepcopy(network.state_dict()), _at_best(network, lambda: losses(verdict))
+    curve = train(network, lessons, recipe, plan, device, validate, file, watch)
+    if judged:
+        kept = _is_gain(before - losses(verdict))
+        curve[-1]["kept"] = float(kept)
+        if not kept:
             network.load_state_dict(start)
     return [{"member": float(member), **record} for record in curve]
 
@@ -259,7 +262,7 @@ def _at_best(network: RateNetwork, losses: Callable[[], np.ndarray]) -> Float[np
     The rates themselves are left as they are: in the end they are those of more slides, and surer.
     """
     whole, found = network.lines, []
-    for part in _PARTS if len(whole) else (1.0,):
+    for part in _PARTS:
         network.lines = part * whole
         found.append(losses())
     network.lines = whole
@@ -277,7 +280,7 @@ def _checkpoint(lessons: Sequence[Lesson], settings: Settings, member: int) -> P
         return None
     folder = Path(settings.checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    words: list[object] = [replace(settings, device="", checkpoint=None), member, __version__]
+    words: list[object] = ["linear rates", replace(settings, device="", checkpoint=None), member, __version__]
     arrays: list[np.ndarray] = []
     for lesson in lessons:
         counts = lesson.counts

@@ -299,7 +299,7 @@ def predict(
             spread[inside] = np.sqrt(np.maximum(squares - logs**2, 0)).mean(1)
         if watch is not None:
             watch(len(inside))
-    return Expression(share, total, spread, drawn=recipe.likelihood != "gaussian")
+    return Expression(share, total, spread)
 
 
 @torch.inference_mode()

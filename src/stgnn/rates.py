@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,7 +65,7 @@ class RateNetwork(nn.Module):
     .. math:: x = W [m_0(r), \dots, m_L(r)], \quad
         y = x + \sum_{l \in \{spot, region\}} \mathrm{Attention}_l(x, \mathrm{GAT}_l(m_l)), \quad
         \log p_g(r) = \log(1 + h_g(r)) + f_g(y + \mathrm{MLP}(y)), \quad
-        \log \rho(r) = h_0(r) + f_0(y + \mathrm{MLP}(y))
+        \log \rho(r) = \log(1 + h_0(r)) + f_0(y + \mathrm{MLP}(y))
 
     with h the linear rates of the frozen features (:mod:`stgnn.linear_rates`), where there are any.
 
@@ -88,8 +87,8 @@ class RateNetwork(nn.Module):
     beside
         Number of frozen features that it is told of each place, beside the field; 0 for none.
     lines
-        What each score of linear rates adds to shares, relative to the mean, and to the log density
-        (scores, genes + 1), which the network starts from; the scores come after the features. None for none.
+        What each score of linear rates adds to shares and density, relative to their means (scores, genes + 1), which
+        the network starts from; the scores come after the features. None for none.
     """
 
     lines: Tensor
@@ -159,9 +158,6 @@ class RateNetwork(nn.Module):
         for level, listen in self.listen.items():
             y = y + listen(x, maps[int(level)], there[int(level)], strides[int(level)])
         out = self.head(y + self.mlp(self.norm(y)))
-        share, density = out[:, :-1], out[:, -1]
         if len(self.lines):
-            linear = beside[:, self.beside :] @ self.lines
-            share = share + torch.log((1 + linear[:, :-1]).clamp(1 / _MOST, _MOST))
-            density = density + linear[:, -1].clamp(-np.log(_MOST), np.log(_MOST))
-        return share, density
+            out = out + (1 + beside[:, self.beside :] @ self.lines).clamp(1 / _MOST, _MOST).log()
+        return out[:, :-1], out[:, -1]

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from stgnn import metrics
 from stgnn.data.expression import Expression, measured
 from stgnn.metrics import GeneScores
-from stgnn.predicting import as_measured
+from stgnn.predicting import as_measured, mean_log_total
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
@@ -113,6 +113,10 @@ def score(
         found[name], scores = _normalised(truth[:, pick], guess[:, pick], known, pick, where, ceiling)
         if isinstance(pick, slice):
             by_gene = scores
+    del guess
+    guess = np.log1p(share * np.float32(known.scale))
+    for name, pick in picks.items():
+        found[name]["pearson_plain"] = where.mean(metrics.gene_pearson(truth[:, pick], guess[:, pick], slide))
     del truth, guess
     truth, guess = metrics.log1p_counts(counts).toarray(), np.log1p(share * expected_total.astype(np.float32)[:, None])
     for name, pick in picks.items():
@@ -159,7 +163,8 @@ def _normalised(
     """Scores of a set of genes on the log of library-size normalised counts; and those of each gene."""
     slide, total = where.slide, np.concatenate([measured(one)[1] for one in where.slides])
     pearson, spearman = metrics.gene_pearson(truth, guess, slide), metrics.gene_spearman(truth, guess, slide)
-    profile = np.log1p(known.profile[columns].astype(np.float32) * np.float32(known.scale))
+    depth = np.exp(np.mean([mean_log_total(one) for one in where.slides]))
+    profile = metrics.expected_log1p(known.profile[None, columns] * depth, np.array([known.scale / depth]))[0]
     gain = metrics.spot_gain(truth, guess, profile)
     places = np.concatenate([one.places for one in where.slides])
     out = {

@@ -33,16 +33,12 @@ class Expression:
         a method with a single view.
     details
         Plain values for ``uns``.
-    drawn
-        Whether counts are drawn from share and total, so that what is measured scatters around them; a method that
-        learned logs of counts has given their means already.
     """
 
     share: np.ndarray
     total: np.ndarray
     spread: np.ndarray
     details: dict[str, Any] = field(default_factory=dict)
-    drawn: bool = False
 
     def __len__(self) -> int:
         return len(self.share)

@@ -96,7 +96,7 @@ def expected_log1p(
     r"""What the log of counts is on the mean, where they are Poisson: :math:`E \log(1 + f_i c_{ig})`.
 
     It is less than :math:`\log(1 + f_i \bar c_{ig})`, and grows with the depth of a spot even if shares do not: of few
-    counts, most logs are zero. Exact below 12 counts, to second order above.
+    counts, most logs are zero. Summed over counts below a mean of 12, to second order above.
 
     Parameters
     ----------
@@ -110,11 +110,19 @@ def expected_log1p(
     numpy.ndarray
         float32 (spots, genes).
 
+    Raises
+    ------
+    ValueError
+        If a mean or a factor is negative or not finite.
+
     Examples
     --------
     >>> expected_log1p(np.array([[0.0, 0.5, 100.0]]), np.array([2.0])).round(3).tolist()
     [[0.0, 0.48, 5.298]]
     """
+    for name, values in (("mean", mean), ("factor", factor)):
+        if not (np.min(values, initial=0) >= 0 and np.isfinite(np.max(values, initial=0))):
+            raise ValueError(f"{name}: expected finite values of 0 or more; found others")
     out = np.empty(mean.shape, dtype=np.float32)
     f = np.asarray(factor, dtype=np.float32)[:, None]
     order = np.argsort(mean.max(axis=0, initial=0))  # genes of few counts need few terms
