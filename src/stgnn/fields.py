@@ -102,7 +102,7 @@ class Features:
         return self.values.shape[0], self.values.shape[1]
 
     def crop(self, row: int, column: int, height: int, width: int) -> Float[np.ndarray, "c h w"]:
-        """Features of a rectangle; zero, which is their mean, beyond the slide."""
+        """Features of a rectangle; zero, which is their median, beyond the slide."""
         out = np.zeros((self.values.shape[2], height, width), dtype=np.float32)
         top, left = max(row, 0), max(column, 0)
         own = self.values[top : max(row + height, 0), left : max(column + width, 0)].transpose(2, 0, 1)

@@ -29,7 +29,9 @@ _VALUES = 15_000_000
 _COUNTS = 20.0
 """Counts of a gene in a slide at which its map is halved: of few counts it is mostly noise."""
 
-_LEAST = 1e-6
+_LEAST = 0.1
+"""Spread over a slide's bins, of 1 over its tissue, that a feature must have: its weight would be of chance."""
+
 _TRUNCATE = 2.0
 
 
@@ -55,23 +57,23 @@ class Evidence:
 
 @dataclass(frozen=True)
 class LinearRates:
-    r"""Shares and density, relative to their means, by partial least squares in each slide.
+    r"""Shares relative to their means, and log density, by partial least squares in each slide.
 
     .. math:: \frac{p_g(r)}{\pi_g} - 1 = \frac{1}{S} \sum_{s=1}^{S} \frac{n_{sg}}{n_{sg} + 20}\, x(r)^\top
         \big(u_{s1} q_{s1g} + \tfrac{1}{2} u_{s2} q_{s2g}\big)
 
     with :math:`x` the features of a place and their average around it, :math:`n_{sg}` the counts of a gene in a slide,
     and u, q the two components that explain most of the covariance of features and Pearson residuals
-    :math:`(c_{ng} / t_n - \pi_{sg}) / \sqrt{\pi_{sg}}`; density likewise, from one component. Scores have mean 0 over
-    the tissue of any slide. Hundreds of features of a few hundred spots carry over to another patient only by their
-    strongest directions; what slides differ in is averaged away.
+    :math:`(c_{ng} / t_n - \pi_{sg}) / \sqrt{\pi_{sg}}`; log density likewise, from one component. Scores have mean 0
+    over the tissue of any slide. Hundreds of features of a few hundred spots carry over to another patient only by
+    their strongest directions; what slides differ in is averaged away.
 
     Parameters
     ----------
     own, wide
         Weights (features, r) of the features of a place, and of their average around it, in each score.
     say
-        What each score adds to the shares and, last, to the density, relative to their means (r, genes + 1).
+        What each score adds to the shares, relative to their means, and, last, to the log density (r, genes + 1).
 
     References
     ----------
@@ -160,7 +162,7 @@ def _map(
     say = np.zeros((3, genes + 1), dtype=np.float32)
     weights[varies, :2], loadings = _components(x, residual, 2)
     say[:2, :genes] = (loadings * (1.0, 0.5)).T * (seen / (seen + _COUNTS) / np.sqrt(mean))
-    weights[varies, 2:], loadings = _components(x, (total / total.mean() - 1)[:, None], 1)
+    weights[varies, 2:], loadings = _components(x, np.log(total)[:, None], 1)
     say[2, genes] = loadings[0, 0]
     weights[varies] /= spread[varies, None].astype(np.float32)
     own, wide = np.split(weights, 2)
@@ -178,7 +180,7 @@ def _components(
     x: Float[np.ndarray, "n f"], y: Float[np.ndarray, "n outputs"], k: int
 ) -> tuple[Float[np.ndarray, "f k"], Float[np.ndarray, "outputs k"]]:
     """Rotations and loadings of partial least squares; zero where nothing varies."""
-    if y.std(0).max() < _LEAST:
+    if np.ptp(y, axis=0).max() < 1e-9:
         return np.zeros((x.shape[1], k)), np.zeros((y.shape[1], k))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that one gene has no second component

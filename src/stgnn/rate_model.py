@@ -19,7 +19,7 @@ from stgnn.data.schema import OptionError
 from stgnn.data.slide import Slide
 from stgnn.fields import Features, Field, Pixels
 from stgnn.linear_rates import Evidence, LinearRates
-from stgnn.predicting import mean_profile, scale_of
+from stgnn.predicting import log_density, mean_profile, scale_of
 from stgnn.rate_training import Crop, Lesson, Recipe, draw, loss_of, predict, train
 from stgnn.rates import Parts, RateNetwork
 from stgnn.train import Plan, autocast, find_device, fingerprint, progress, seed_of
@@ -140,7 +140,8 @@ def fit_rates(slides: Sequence[Slide], settings: Settings) -> Rates:
     settings = replace(settings, recipe=replace(settings.recipe, scale=scale_of(seen)))
     sights = {id(slide.image): settings.see(slide) for slide in slides}
     share, density = mean_profile(seen)
-    lines = _lines(seen, sights, share, settings)
+    if (lines := _lines(seen, sights, share, settings)) is not None:  # which are of log density
+        density = float(np.exp(np.concatenate([log_density(slide) for slide in seen]).mean()))
     lessons, tests = ([_lesson(slide, sights, lines) for slide in part] for part in (seen, held))
     field, features = sights[id(slides[0].image)]
     channels, beside = field.crop(0, 0, 1, 1).shape[0], 0 if features is None else features.values.shape[2]

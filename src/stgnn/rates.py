@@ -65,7 +65,7 @@ class RateNetwork(nn.Module):
     .. math:: x = W [m_0(r), \dots, m_L(r)], \quad
         y = x + \sum_{l \in \{spot, region\}} \mathrm{Attention}_l(x, \mathrm{GAT}_l(m_l)), \quad
         \log p_g(r) = \log(1 + h_g(r)) + f_g(y + \mathrm{MLP}(y)), \quad
-        \log \rho(r) = \log(1 + h_0(r)) + f_0(y + \mathrm{MLP}(y))
+        \log \rho(r) = h_0(r) + f_0(y + \mathrm{MLP}(y))
 
     with h the linear rates of the frozen features (:mod:`stgnn.linear_rates`), where there are any.
 
@@ -87,8 +87,8 @@ class RateNetwork(nn.Module):
     beside
         Number of frozen features that it is told of each place, beside the field; 0 for none.
     lines
-        What each score of linear rates adds to shares and density, relative to their means (scores, genes + 1), which
-        the network starts from; the scores come after the features. None for none.
+        What each score of linear rates adds to shares, relative to their means, and to the log density
+        (scores, genes + 1), which the network starts from; the scores come after the features. None for none.
     """
 
     lines: Tensor
@@ -159,5 +159,7 @@ class RateNetwork(nn.Module):
             y = y + listen(x, maps[int(level)], there[int(level)], strides[int(level)])
         out = self.head(y + self.mlp(self.norm(y)))
         if len(self.lines):
-            out = out + (1 + beside[:, self.beside :] @ self.lines).clamp(1 / _MOST, _MOST).log()
+            linear = beside[:, self.beside :] @ self.lines
+            linear = torch.cat([1 + linear[:, :-1], linear[:, -1:].exp()], 1)
+            out = out + linear.clamp(1 / _MOST, _MOST).log()
         return out[:, :-1], out[:, -1]

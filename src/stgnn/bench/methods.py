@@ -19,7 +19,7 @@ OURS = "stgnn"
 GROUPS = ("ours", "siblings", "ablations", "peers")
 
 _ALL_PARTS: dict[str, bool | int] = {"global_tokens": True, "contrastive": True, "augmentation": True}
-"""Parts that are off unless asked for, since they help nowhere; ablations start from the model that has them."""
+"""Parts that are off unless asked for, since none helped on any task; ablations start from the model that has them."""
 
 WHOLE = "all parts"
 

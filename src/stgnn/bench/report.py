@@ -261,9 +261,9 @@ def _ablation_part(table: pd.DataFrame) -> str:
             rows.append([text(method), *cells, _signed(change.groupby("seed")["difference"].mean())])
     said = (
         f"Difference in macro-F1 to {OURS} with all parts and the same seed, in points: mean ± standard deviation over "
-        f"seeds. Below 0, what is missing helps; {OURS} itself lacks the parts that help nowhere."
+        f"seeds. Below 0, what is missing helps; {OURS} itself lacks the parts that helped on no task."
     )
-    differences = paragraph(said) + _table("Difference to the whole model, points", ["", *tasks, "mean"], rows)
+    differences = paragraph(said) + _table("Difference to the model with all parts, points", ["", *tasks, "mean"], rows)
     return (differences if rows else "") + _table("Macro-F1 (accuracy), percent", ["", *tasks], scores)
 
 

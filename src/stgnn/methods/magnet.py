@@ -25,7 +25,9 @@ class MagNet(ExpressionPredictor):
     .. math:: c_{ng} \sim \mathrm{Poisson}\big(t_n\, p_{ng}\big), \quad
         p_{ng} = \frac{\int_n \rho(r)\, p_g(r)\, dr}{\int_n \rho(r)\, dr}
 
-    The rate is integrated over any bin or spot, so one fitted model predicts bins of any width.
+    The rate is integrated over any bin or spot, so one fitted model predicts bins of any width. Of three slides or
+    patients or more one is held out: it tells when to stop, and whether the network is better than its start at all
+    (``kept`` in ``curve_``).
 
     References
     ----------
@@ -36,7 +38,8 @@ class MagNet(ExpressionPredictor):
     Parameters
     ----------
     encoder
-        Frozen encoder whose features the network is told beside what it sees; "none" for none.
+        Frozen encoder whose features the network is told beside what it sees, and by linear rates in which
+        (:mod:`stgnn.linear_rates`) it starts; "none" for none.
     convolution
         Whether convolutions, trained with the rest, see the image; else all is learned from frozen features.
     cross_attention, graph

@@ -1,4 +1,4 @@
-"""SpatialTransformerGNN: cell types from expression, neighbours, the section at large, and a reference memory."""
+"""SpatialTransformerGNN: cell types from expression, neighbours, and a reference memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class SpatialTransformerGNN(Annotator):
     ----------
     gene_graph, cell_graph, gate, global_tokens, cross_modal
         Parts of the network, each of which can be switched off; the global transformer over the whole section
-        (``global_tokens``) is, as long as no task gains from it.
+        (``global_tokens``) is, as long as no task gains from it. Without it and ``cell_graph`` nothing of space is
+        seen, registration included.
     contrastive, augmentation
         Parts of the training, likewise: a loss that draws like cells of both data sets together, and views of the
         reference as shallow and as noisy as the query.
