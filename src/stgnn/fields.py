@@ -129,8 +129,8 @@ def standardised(values: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
 
     Examples
     --------
-    >>> standardised(np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])).ravel().round(2).tolist()
-    [-1.35, -0.67, 0.0, 0.67, 1.35]
+    >>> standardised(np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])).astype(float).round(1).ravel().tolist()
+    [-1.3, -0.7, 0.0, 0.7, 1.3]
     """
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
     spread, whole = (high - low) / _QUARTILES, values.std(0)

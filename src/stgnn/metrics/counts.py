@@ -117,8 +117,8 @@ def expected_log1p(
 
     Examples
     --------
-    >>> expected_log1p(np.array([[0.0, 0.5, 100.0]]), np.array([2.0])).round(3).tolist()
-    [[0.0, 0.48, 5.298]]
+    >>> expected_log1p(np.array([[0.0, 0.5, 100.0]]), np.array([2.0])).astype(float).round(3).tolist()
+    [[0.0, 0.484, 5.298]]
     """
     for name, values in (("mean", mean), ("factor", factor)):
         if not (np.min(values, initial=0) >= 0 and np.isfinite(np.max(values, initial=0))):
