@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ def data_folder() -> Path:
     if not (folder / "cells").is_dir():
         pytest.skip(f"no real data: {folder}/cells does not exist; set STGNN_DATA to the folder that holds cells/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep features of images in a folder of the module's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STGNN_CACHE", str(tmp_path_factory.mktemp("features")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,15 +24,10 @@ from stgnn.predicting import as_measured, targets
 from stgnn.rate_model import _at_best, _is_gain
 from stgnn.rates import Parts, RateNetwork
 
+pytestmark = pytest.mark.usefixtures("feature_cache")
+
 UM = 50.0
 SMALL = {"steps": 4, "crop_um": 256.0, "bins": 200, "feature_um": 32.0, "views": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STGNN_CACHE", str(tmp_path_factory.mktemp("features")))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +115,8 @@ def test_slides_are_averaged():
     alone = [said(LinearRates.fit([one], share, 0), slides[0].features, slides[0].places_um) for one in slides]
     together = said(LinearRates.fit(slides, share, 0), slides[0].features, slides[0].places_um)
     assert np.allclose(together, np.mean(alone, axis=0), atol=1e-4)
+    merged = LinearRates.fit(slides[:2], share, 0).merged(LinearRates.fit(slides[2:], share, 0))
+    assert np.allclose(said(merged, slides[0].features, slides[0].places_um), together, atol=1e-4)
 
 
 def test_few_bins_tell_nothing():

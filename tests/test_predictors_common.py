@@ -25,6 +25,8 @@ from stgnn.methods.st_net import Crops, StNet, symmetry
 from stgnn.metrics import gene_pearson, log1p_normalised
 from stgnn.splits import contiguous_blocks
 
+pytestmark = pytest.mark.usefixtures("feature_cache")
+
 SMALL: dict[str, dict[str, Any]] = {
     "magnet": {"steps": 40, "crop_um": 512.0, "bins": 400, "views": 1, "feature_um": 16.0},
     "dense": {"steps": 40, "crop_um": 512.0, "bins": 400},
@@ -40,13 +42,6 @@ HALF_PRECISION = ("magnet", "dense")
 
 BLIND = ("mean", "coordinates")
 """Methods that do not look at the image."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STGNN_CACHE", str(tmp_path_factory.mktemp("features")))
-        yield
 
 
 @pytest.fixture(scope="module")

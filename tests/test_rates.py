@@ -28,14 +28,9 @@ from stgnn.rate_training import Lesson, Recipe, draw, loss_of
 from stgnn.rates import Parts, RateNetwork
 from stgnn.train import Plan
 
+pytestmark = pytest.mark.usefixtures("feature_cache")
+
 SMALL = {"steps": 6, "crop_um": 256.0, "bins": 200, "encoder": "none"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STGNN_CACHE", str(tmp_path_factory.mktemp("features")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,12 @@ class LinearRates:
         own, wide, say = zip(*maps, strict=True)
         return cls(np.hstack(own), np.hstack(wide), np.vstack(say) / np.float32(len(maps)))
 
+    def merged(self, other: LinearRates) -> LinearRates:
+        """Average over the slides of both, each of which has as many scores as any."""
+        slides = max(1, len(self.say) + len(other.say))
+        say = [lines.say * np.float32(len(lines.say) / slides) for lines in (self, other)]
+        return LinearRates(np.hstack([self.own, other.own]), np.hstack([self.wide, other.wide]), np.vstack(say))
+
     def joined(self, features: Features) -> Features:
         """Features with the scores as further channels."""
         values, on = features.values, has_features(features)

@@ -153,8 +153,8 @@ def fit_rates(slides: Sequence[Slide], settings: Settings) -> Rates:
             network = settings.network(channels, beside, share, density, lines, seed)
             curve += _train(network, member, lessons, tests, settings, watch)
             networks.append(network)
-    if held and (of_all := _lines(slides, sights, share, settings)) is not None:
-        lines = of_all
+    if lines is not None and (more := _lines(held, sights, share, settings)) is not None:
+        lines = lines.merged(more)
         for network in networks:
             network.lines = torch.tensor(lines.say, device=network.lines.device)
     return Rates(networks, lines, settings.recipe.scale, curve)
@@ -324,15 +324,15 @@ def pack(rates: Rates) -> dict[str, np.ndarray]:
     for number, network in enumerate(rates.networks):
         arrays |= siblings.weights_of(network, f"network{number}")
     if rates.lines is not None:
-        arrays |= {"lines.own": rates.lines.own, "lines.wide": rates.lines.wide, "lines.say": rates.lines.say}
+        arrays |= {"lines.own": rates.lines.own, "lines.wide": rates.lines.wide}  # networks keep what they say
     return arrays
 
 
 def unpack(arrays: dict[str, np.ndarray], settings: Settings, scale: float, curve: list[dict[str, float]]) -> Rates:
     """Take back what :func:`pack` gave."""
     lines = None
-    if "lines.say" in arrays:
-        lines = LinearRates(arrays["lines.own"], arrays["lines.wide"], arrays["lines.say"])
+    if "lines.own" in arrays:
+        lines = LinearRates(arrays["lines.own"], arrays["lines.wide"], arrays["network0.lines"])
     networks = []
     for number in range(settings.members):
         name = f"network{number}"
