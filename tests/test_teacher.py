@@ -227,7 +227,7 @@ def test_regression_equals_the_library_and_never_says_an_unseen_type(pair, kinds
     rng = np.random.default_rng(0)
     labels = np.array([0, 2, 3])[np.arange(120) % kinds]
     features = rng.normal(0, 1, (120, 4)) + labels[:, None]
-    expert = shallow.regress(features, labels, 5, C=0.5, balanced=False)
+    expert = shallow.regress(features, labels, 5, C=0.5, balance=0)
     view = View(standins.take(pair[1], np.arange(120)), features)
     proba = np.exp(expert.log_proba(view))
     seen = np.unique(labels)

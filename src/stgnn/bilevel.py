@@ -27,7 +27,7 @@ from stgnn.train import Plan, fit, seed_of
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-SMOOTHING = 0.05
+SMOOTHING, BALANCE = 0.05, 0.25
 DRAWN = 1024
 """Cells without coordinates that one step draws."""
 
@@ -78,16 +78,17 @@ def teach(
 
 @dataclass(frozen=True)
 class Guess:
-    """Types of cells, known or guessed, and how much each cell counts: 0 for doubtful guesses."""
+    """Types of cells, known or guessed, and how much each cell counts: 0 for doubtful guesses, about 1 for others."""
 
     kind: np.ndarray
     weight: np.ndarray
 
     @classmethod
     def of(cls, proba: np.ndarray) -> Guess:
-        """Most confident 60 % of each predicted type."""
+        """Most confident 60 % of each predicted type, rare types weighing a little more."""
         kind, keep = proba.argmax(1), experts.confident(proba)
-        return cls(kind, keep.astype(np.float32))
+        weight = np.bincount(kind[keep], minlength=proba.shape[1]).clip(1)[kind] ** -BALANCE
+        return cls(kind, (keep * weight / weight[keep].mean()).astype(np.float32))
 
 
 class _Step:

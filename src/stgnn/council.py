@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from stgnn import experts, shallow
 from stgnn.data.cells import Cells
 from stgnn.standins import blocks, cell_weights, labels_of, stratified, typical_depth
+from stgnn.train import seed_of
 
 MAX_GENES = 600
 """Beyond this many genes, linear experts see principal components: fewer cells than genes over-fit."""
@@ -23,8 +24,11 @@ PENALTIES = (0.003, 0.03)
 GENES_ALONE = 2 + len(PENALTIES)
 """So many experts come first that can judge other queries by genes alone: two profiles, then the regressions."""
 
-CONTEXT = (((6, 30, 150), 0.01, True), ((15, 60), 0.05, False))
-"""Context experts: sizes of the neighbourhoods they see, inverse penalty, whether types weigh the same."""
+CONTEXT = (((6, 30, 150), 0.01, 1), ((15, 60), 0.05, 0))
+"""Context experts: sizes of the neighbourhoods they see, inverse penalty, balance of types."""
+
+ALIGNMENTS = 3
+"""Harmony's result depends on where its clusters start: that many starts are averaged."""
 
 AROUND_GUESSES = (8, 30, 100)
 """Sizes of the neighbourhoods whose first guesses a second regression sees."""
@@ -91,7 +95,7 @@ def convene(reference: Cells, query: Cells, random_state: int) -> Council:
     scale = common_scale(reference, query, first, random_state)
     few = stratified(labels, MAX_CELLS, random_state)
     for C in PENALTIES:
-        council[f"regression, {C}"] = shallow.regress(scale.reference[few], labels[few], n_types, C=C, balanced=True)
+        council[f"regression, {C}"] = shallow.regress(scale.reference[few], labels[few], n_types, C=C, balance=1)
     if reference.coords is not None and query.coords is not None:
         council |= _contextual(reference, scale.reference, few, random_state)
     view = shallow.View(query, scale.query)
@@ -112,20 +116,21 @@ def _profiles(reference: Cells, query: Cells) -> dict[str, shallow.Expert]:
 
 
 def _after_alignment(reference: Cells, query: Cells, random_state: int) -> dict[str, np.ndarray]:
-    """A vote and a regression on principal components that Harmony has aligned."""
+    """A vote and a regression on principal components that Harmony has aligned, averaged over its random starts."""
     labels, n_types, n = labels_of(reference), len(reference.types), len(reference)
     depth = typical_depth(query)
     z_reference = experts.standardise(experts.log_normalise(reference.counts, depth))
     z_query = experts.standardise(experts.log_normalise(query.counts, depth))
     parts = experts.joint_pca(z_reference, z_query, 30, random_state)
     batch = np.r_[np.zeros(n, dtype=int), np.ones(len(query), dtype=int)]
-    aligned = experts.harmony(parts, batch, random_state=random_state)
-    near, far = aligned[:n], aligned[n:]
-    said = {
-        "vote": experts.vote(near, labels, far, n_types),
-        "regression, aligned": experts.logistic(near, labels, far, n_types, C=0.3, balanced=True),
-    }
-    return {name: np.log(proba + 1e-3) for name, proba in said.items()}
+    votes, regressions = [], []
+    for start in range(ALIGNMENTS):
+        aligned = experts.harmony(parts, batch, random_state=seed_of(random_state, start))
+        near, far = aligned[:n], aligned[n:]
+        votes.append(experts.vote(near, labels, far, n_types))
+        regressions.append(experts.logistic(near, labels, far, n_types, C=0.3, balanced=True))
+    said = {"vote": votes, "regression, aligned": regressions}
+    return {name: np.log(np.mean(probas, axis=0) + 1e-3) for name, probas in said.items()}
 
 
 def _contextual(
@@ -145,15 +150,15 @@ def _contextual(
         said = shallow.first_guess(_first(known, learnt), known).features
         guess[fold == held] = said[fold == held]
     near = shallow.View(reference, guess).with_neighbours(AROUND_GUESSES)[few]
-    second = shallow.regress(near, labels[few], n_types, C=0.05, balanced=False, sizes=AROUND_GUESSES)
+    second = shallow.regress(near, labels[few], n_types, C=0.05, balance=0, sizes=AROUND_GUESSES)
     return out | {"regression, guesses": shallow.Guesses(first, second)}
 
 
 def _first(known: shallow.View, rows: np.ndarray) -> tuple[shallow.Regression, ...]:
     labels, n_types = labels_of(known.cells)[rows], len(known.cells.types)
     return tuple(
-        shallow.regress(known.with_neighbours(sizes)[rows], labels, n_types, C=C, balanced=balanced, sizes=sizes)
-        for sizes, C, balanced in CONTEXT
+        shallow.regress(known.with_neighbours(sizes)[rows], labels, n_types, C=C, balance=balance, sizes=sizes)
+        for sizes, C, balance in CONTEXT
     )
 
 

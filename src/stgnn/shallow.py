@@ -168,13 +168,18 @@ def nearest(points: Float[np.ndarray, "n d"], centres: Float[np.ndarray, "k d"])
 
 
 def regress(
-    features: np.ndarray, labels: np.ndarray, n_types: int, *, C: float, balanced: bool, sizes: tuple[int, ...] = ()
+    features: np.ndarray, labels: np.ndarray, n_types: int, *, C: float, balance: float, sizes: tuple[int, ...] = ()
 ) -> Regression:
-    """Fit a multinomial regression; types without cells get :data:`UNSEEN`."""
+    r"""Fit a multinomial regression; types without cells get :data:`UNSEEN`.
+
+    A cell of a type with :math:`n_k` cells weighs :math:`n_k^{-b}` with b the ``balance``: at 0 cells weigh the same,
+    at 1 types do.
+    """
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=C, max_iter=500, tol=1e-3, class_weight="balanced" if balanced else None)
-    model.fit(features, labels)
+    weight = np.bincount(labels, minlength=n_types)[labels] ** -float(balance)
+    model = LogisticRegression(C=C, max_iter=500, tol=1e-3)
+    model.fit(features, labels, sample_weight=weight / weight.mean())
     coefficients = np.zeros((n_types, features.shape[1]), dtype=np.float32)
     intercept = np.full(n_types, UNSEEN, dtype=np.float32)
     if len(model.classes_) == 2:  # scikit-learn keeps one row for two classes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.special import log_softmax, softmax
 
 from stgnn import experts, shallow
@@ -13,8 +14,16 @@ from stgnn.standins import stratified
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from stgnn.data.cells import Cells
+
 MAX_CELLS = 6000
 """Students and clusters are fitted on at most this many cells."""
+
+BALANCE = 0.4
+"""Balance of a student's types: what few cells are guessed to be would else be fewer in each round."""
+
+COUNTED, PRIOR_COUNTS = 0.8, 500.0
+"""Share of the cells of each guessed type that its profile is counted on, and the reference's weight in it."""
 
 N_COMPONENTS, CELLS_PER_CLUSTER, MOST_CLUSTERS, CLUSTERINGS = 30, 20, 400, 10
 
@@ -56,9 +65,61 @@ def study(
         sure = sure[stratified(guess[sure], MAX_CELLS, 0)]
         if len(np.unique(guess[sure])) < 2:
             return student
-        student = shallow.regress(features[sure], guess[sure], n_types, C=0.04, balanced=False, sizes=sizes)
+        student = shallow.regress(features[sure], guess[sure], n_types, C=0.04, balance=BALANCE, sizes=sizes)
         own = log_softmax(features @ student.coefficients.T + student.intercept, axis=1)
         joint = softmax(np.log(np.exp(own) + 1e-4) + weight * experts.floored(log_softmax(teacher, axis=1)), 1)
+    return student
+
+
+def recount(
+    guess: Float[np.ndarray, "n c"],
+    teacher: Float[np.ndarray, "n c"],
+    cells: Cells,
+    rates: Float[np.ndarray, "c g"],
+    *,
+    expected: float,
+    weight: float,
+    rounds: int = 6,
+) -> shallow.Profiles:
+    r"""Count profiles of the query's own types, by hard EM from a guess: a student that knows how counts scatter.
+
+    .. math:: r_{kg} \propto \sum_{n: k_n = k} x_{ng} + a\,r^0_{kg}
+
+    over confident cells, with :math:`r^0` the reference's profiles and a of :data:`PRIOR_COUNTS`. Regressions and counts
+    err on different cells.
+
+    References
+    ----------
+    Danaher et al., Insitutype: likelihood-based cell typing for single cell spatial transcriptomics, bioRxiv 2022.
+
+    Parameters
+    ----------
+    guess
+        Log-probabilities to start from.
+    teacher
+        Joint log-probabilities of the experts, which are heard in each round.
+    cells
+        The query.
+    rates
+        Share of each gene in each type of the reference.
+    expected
+        Expected accuracy, which the likelihood is tempered to.
+    weight
+        Weight of the teacher's log-probabilities.
+    rounds
+        Number of times that cells are guessed and profiles counted.
+    """
+    ambient = np.asarray(cells.counts.sum(0)).ravel() / cells.counts.sum()
+    joint, told = softmax(guess, 1), weight * experts.floored(log_softmax(teacher, axis=1))
+    student = shallow.Profiles(rates, 1.0)
+    for _ in range(rounds):
+        sure = np.flatnonzero(experts.confident(joint, COUNTED))
+        member = sp.csr_array((np.ones(len(sure)), (joint[sure].argmax(1), sure)), shape=joint.T.shape)
+        pooled = (member @ cells.counts).toarray() + PRIOR_COUNTS * rates
+        own = experts.with_ambient(pooled, ambient, 0.02)
+        scores = experts.profile_scores(cells.counts, own)
+        student = shallow.Profiles(own, experts.temperature(scores, expected))
+        joint = softmax(experts.floored(log_softmax(scores * student.temperature, axis=1)) + told, 1)
     return student
 
 

@@ -23,7 +23,7 @@ from stgnn.council import Council, Scale, convene
 from stgnn.data.cells import Cells
 from stgnn.experts import floored
 from stgnn.standins import blocks, cell_weights, labels_of, stand_ins, stratified
-from stgnn.students import consensus, purity, study
+from stgnn.students import consensus, purity, recount, study
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -134,7 +134,8 @@ def teach(reference: Cells, query: Cells, *, selector: bool, random_state: int) 
     posterior, weights = log_softmax(joint, axis=1), list(alone)
     if trust > 0:
         view = shallow.View(query, council.scale.query)
-        posterior, pupils, shares = _self_taught(joint, view, trust, expected, random_state)
+        rates = council.experts["profiles, platform"].rates
+        posterior, pupils, shares = _self_taught(joint, view, rates, trust, expected, random_state)
         weights = [shares[0] * w for w in weights] + shares[1:]
     facts = {
         "experts": dict(zip(names, np.round(everyone, 3).tolist(), strict=True)),
@@ -152,27 +153,29 @@ def teach(reference: Cells, query: Cells, *, selector: bool, random_state: int) 
 
 
 def _self_taught(
-    joint: np.ndarray, view: shallow.View, trust: float, expected: float, random_state: int
+    joint: np.ndarray, view: shallow.View, rates: np.ndarray, trust: float, expected: float, random_state: int
 ) -> tuple[np.ndarray, list[shallow.Expert], list[float]]:
     """Let the query teach itself.
 
     Returns
     -------
-    Log-probabilities after experts, student and the consensus of cells alike; the student; and the weights of experts
-    and student.
+    Log-probabilities after experts, students and the consensus of cells alike; the students; and the weights of experts
+    and students.
     """
     # the less the experts can be relied on, the fewer of their guesses are learned from, and the less they weigh
     share, weight = float(np.clip(expected - 0.15, 0.4, 0.6)), float(np.clip(expected - 0.35, 0.2, 0.5))
     student = study(joint, view, AROUND if view.cells.coords is not None else (), share=share, weight=weight)
     if student is None:
         return log_softmax(joint, axis=1), [], [1.0]
-    kept = 1 - trust + trust * weight
-    joint = kept * joint + trust * floored(student.log_proba(view))
+    kept, counted = 1 - trust + trust * weight, trust * float(np.clip(2 * expected - 1, 0, 0.5))
+    teacher, joint = joint, kept * joint + trust * floored(student.log_proba(view))
+    counter = recount(joint, teacher, view.cells, rates, expected=expected, weight=weight)
+    joint = joint + counted * floored(counter.log_proba(view))
     posterior = log_softmax(joint, axis=1)
     clusters = consensus(posterior, view, random_state)
     said = floored(clusters.log_proba(view))
     posterior = log_softmax(joint + trust * purity(posterior, said) * said, axis=1)
-    return posterior, [student], [kept, trust]
+    return posterior, [student, counter], [kept, trust, counted]
 
 
 def _audition(
@@ -283,7 +286,7 @@ def context_gain(reference: Cells, query: Cells, scale: Scale, random_state: int
     right: list[list[float]] = []
     order = rng.permutation(scale.query.shape[1])
     for first, second in ((order[::2], order[1::2]), (order[1::2], order[::2])):
-        guide = shallow.regress(scale.reference[few][:, first], labels[few], n_types, C=0.01, balanced=True)
+        guide = shallow.regress(scale.reference[few][:, first], labels[few], n_types, C=0.01, balance=1)
         proba = np.exp(guide.log_proba(shallow.View(query, scale.query[:, first])))
         guess, sure = proba.argmax(1), experts.confident(proba)
         near = shallow.View(query, scale.query[:, second]).with_neighbours(AROUND)
@@ -299,7 +302,7 @@ def context_gain(reference: Cells, query: Cells, scale: Scale, random_state: int
 
 
 def _hits(x: np.ndarray, guess: np.ndarray, fit: np.ndarray, test: np.ndarray, n_types: int) -> float:
-    model = shallow.regress(x[fit], guess[fit], n_types, C=0.03, balanced=False)
+    model = shallow.regress(x[fit], guess[fit], n_types, C=0.03, balance=0)
     return float(((x[test] @ model.coefficients.T + model.intercept).argmax(1) == guess[test]).mean())
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NETWORK_WEIGHT = 0.5
 """Weight of the networks' mean log-probabilities beside the council's."""
 
-CLUSTER_WEIGHT = 1.5
+CLUSTER_WEIGHT = 0.75
 """Weight of what pure clusters of the query are called together, where the query fully teaches itself."""
 
 THRESHOLD = 0.6

@@ -147,7 +147,7 @@ class Stagate(Annotator):
 
         plan = Plan(self.steps, rate=self.rate, decay=1e-4, clip=5.0, random_state=self.random_state)
         self.curve_ = siblings.train(self.network_, loss, 2, plan, "auto-encoder")
-        model = regress(self._embed(known), labels, len(self.types_), C=self.C, balanced=False)
+        model = regress(self._embed(known), labels, len(self.types_), C=self.C, balance=0)
         self.weight_, self.bias_ = model.coefficients, model.intercept
         return self
 

@@ -147,7 +147,7 @@ class Stellar(Annotator):
         known, self.reference_graph_ = self._pieces(reference, own)
         asked, _ = self._pieces(query, values)
         self.network_ = self._network(values.shape[1])
-        judged = regress(own, labels, len(self.types_), C=0.05, balanced=False)
+        judged = regress(own, labels, len(self.types_), C=0.05, balance=0)
         proba = softmax(values @ judged.coefficients.T + judged.intercept, axis=1)
         seeds = new_classes(values, proba, self.novel, self.random_state)
 
