@@ -269,3 +269,43 @@ def test_teaching_is_better_than_chance_and_says_why(pair):
     assert (called == truth.to_numpy()[query.rows]).mean() > 0.8
     unweighted = teacher.teach(reference, query, selector=False, random_state=0)
     assert unweighted.trust == unweighted.openness == 1
+
+
+def test_balance_weighs_types_as_the_library_does_and_less():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [180, 20])
+    features = rng.normal(0, 1, (200, 3)) + labels[:, None]
+    said = [shallow.regress(features, labels, 2, C=0.5, balance=b) for b in (0, 0.4, 1)]
+    called = [(features @ one.coefficients.T + one.intercept).argmax(1).mean() for one in said]
+    assert called[0] < called[1] < called[2]
+    same = LogisticRegression(C=0.5, max_iter=500, tol=1e-3, class_weight="balanced").fit(features, labels)
+    np.testing.assert_allclose(said[2].coefficients[1] * 2, same.coef_[0], atol=1e-4)
+
+
+def recounted(query: Cells, truth: np.ndarray, rates: np.ndarray, rounds: int = 6) -> Profiles:
+    guess = np.log(0.9 * np.eye(len(rates))[truth] + 0.1 / len(rates))
+    return students.recount(guess, guess, query, rates, expected=0.9, weight=0.3, rounds=rounds)
+
+
+def test_recounted_profiles_are_those_of_the_querys_own_cells(pair):
+    reference, query = pair
+    truth = toy(n_cells=600, n_genes=40, n_sections=1, homophily=1.0, random_state=5)[1].obs["cell_type"].astype(str)
+    kind = np.searchsorted(reference.types, truth.to_numpy()[query.rows])
+    n_types = len(reference.types)
+    rates = students.experts.profiles(reference.counts, standins.labels_of(reference), n_types)
+    own = students.experts.profiles(query.counts, kind, n_types, shrink=0)
+    found = recounted(query, kind, rates).rates
+    there = np.unique(kind)
+    far, near = (np.abs(one - own)[there].sum(1).max() for one in (rates, found))
+    assert near < 0.5 * far  # platforms differ gene by gene, and the query's counts say how
+    np.testing.assert_allclose(found.sum(1), 1)
+
+
+def test_a_type_that_nothing_is_guessed_to_be_keeps_the_references_profile(pair):
+    reference, query = pair
+    n_types = len(reference.types)
+    rates = students.experts.profiles(reference.counts, standins.labels_of(reference), n_types)
+    found = recounted(query, np.zeros(len(query), dtype=int), rates, rounds=1).rates
+    ambient = np.asarray(query.counts.sum(0)).ravel() / query.counts.sum()
+    np.testing.assert_allclose(found[1], 0.98 * rates[1] / rates[1].sum() + 0.02 * ambient)
+    assert np.abs(np.log(found[0] / rates[0])).max() > 0.1

@@ -17,8 +17,10 @@ from stgnn import __version__, siblings
 from stgnn.data.expression import Expression, measured
 from stgnn.data.schema import OptionError
 from stgnn.data.slide import Slide
+from stgnn.encoders.cache import digest_of
 from stgnn.fields import Features, Field, Pixels
 from stgnn.linear_rates import Evidence, LinearRates
+from stgnn.placement import Placement, placement
 from stgnn.predicting import log_density, mean_profile, scale_of
 from stgnn.rate_training import Crop, Lesson, Recipe, draw, loss_of, predict, train
 from stgnn.rates import Parts, RateNetwork
@@ -51,6 +53,8 @@ class Settings:
         Micrometres per pixel at which convolutions see the image.
     feature_um
         Micrometres between frozen features.
+    registration
+        Whether bins are moved to where the frozen features show what they hold; see :mod:`stgnn.placement`.
     parts, recipe
         Of the network, and of its training; the recipe's scale is set by the slides.
     steps, rate
@@ -69,6 +73,7 @@ class Settings:
     encoder: str
     mpp: float
     feature_um: float
+    registration: bool
     parts: Parts
     recipe: Recipe
     steps: int
@@ -121,6 +126,8 @@ class Rates:
         One a member.
     lines
         What they start from; None without frozen features beside the image, and for the Gaussian.
+    placements
+        Where the bins of an image lie, by the digest of its file; none for images whose bins lie well.
     scale
         Counts that profiles are scaled to.
     curve
@@ -129,6 +136,7 @@ class Rates:
 
     networks: list[RateNetwork]
     lines: LinearRates | None
+    placements: dict[str, Placement]
     scale: float
     curve: list[dict[str, float]]
 
@@ -136,9 +144,10 @@ class Rates:
 def fit_rates(slides: Sequence[Slide], settings: Settings) -> Rates:
     """Train networks on slides, less those that tell when to stop; linear rates learn from these, too, in the end."""
     _check(settings)
-    seen, held = hold_out(slides)
-    settings = replace(settings, recipe=replace(settings.recipe, scale=scale_of(seen)))
     sights = {id(slide.image): settings.see(slide) for slide in slides}
+    placements = _placements(slides, sights, settings)
+    seen, held = hold_out([_placed(slide, placements) for slide in slides])
+    settings = replace(settings, recipe=replace(settings.recipe, scale=scale_of(seen)))
     share, density = mean_profile(seen)
     if (lines := _lines(seen, sights, share, settings)) is not None:  # which are of log density
         density = float(np.exp(np.concatenate([log_density(slide) for slide in seen]).mean()))
@@ -157,11 +166,30 @@ def fit_rates(slides: Sequence[Slide], settings: Settings) -> Rates:
         lines = lines.merged(more)
         for network in networks:
             network.lines = torch.tensor(lines.say, device=network.lines.device)
-    return Rates(networks, lines, settings.recipe.scale, curve)
+    return Rates(networks, lines, placements, settings.recipe.scale, curve)
 
 
 Sights = dict[int, tuple[Field, Features | None]]
 """What is seen of each image, by its identity."""
+
+
+def _placements(slides: Sequence[Slide], sights: Sights, settings: Settings) -> dict[str, Placement]:
+    """Where the bins of each image lie, for those that lie askew."""
+    if not settings.registration or settings.encoder == NONE:
+        return {}
+    told: dict[str, list[Evidence]] = {}
+    for slide in slides:
+        field, features = sights[id(slide.image)]
+        frozen = field if features is None else features
+        if isinstance(frozen, Features):
+            told.setdefault(digest_of(slide.image.path), []).append(Evidence(frozen, slide.places, *measured(slide)))
+    found = {image: placement(evidence, settings.random_state) for image, evidence in told.items()}
+    return {image: own for image, own in found.items() if own is not None}
+
+
+def _placed(slide: Slide, placements: dict[str, Placement]) -> Slide:
+    found = placements.get(digest_of(slide.image.path)) if placements else None
+    return slide if found is None else found.moved(slide)
 
 
 def _lines(
@@ -190,6 +218,7 @@ def predict_rates(rates: Rates, slide: Slide, settings: Settings) -> Expression:
     recipe = replace(settings.recipe, scale=rates.scale)
     for network in rates.networks:
         network.to(find_device(settings.device)).eval()
+    slide = _placed(slide, rates.placements)
     with progress("predicting", len(slide)) as watch:
         field, features = settings.see(slide)
         return predict(rates.networks, slide, field, _joined(features, rates.lines), recipe, settings.views, watch)
@@ -325,6 +354,8 @@ def pack(rates: Rates) -> dict[str, np.ndarray]:
         arrays |= siblings.weights_of(network, f"network{number}")
     if rates.lines is not None:
         arrays |= {"lines.own": rates.lines.own, "lines.wide": rates.lines.wide}  # networks keep what they say
+    for image, own in rates.placements.items():
+        arrays[f"placement.{image}"] = np.vstack([own.shift, own.centre, [own.width, 0.0]])
     return arrays
 
 
@@ -342,4 +373,9 @@ def unpack(arrays: dict[str, np.ndarray], settings: Settings, scale: float, curv
         network = settings.network(first.shape[1], beside, np.ones(genes), 1.0, lines, 0)
         siblings.load_weights(network, name, arrays)
         networks.append(network)
-    return Rates(networks, lines, scale, curve)
+    placements = {
+        name.removeprefix("placement."): Placement(values[3], float(values[4, 0]), values[:3])
+        for name, values in arrays.items()
+        if name.startswith("placement.")
+    }
+    return Rates(networks, lines, placements, scale, curve)

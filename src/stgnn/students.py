@@ -85,8 +85,8 @@ def recount(
 
     .. math:: r_{kg} \propto \sum_{n: k_n = k} x_{ng} + a\,r^0_{kg}
 
-    over confident cells, with :math:`r^0` the reference's profiles and a of :data:`PRIOR_COUNTS`. Regressions and counts
-    err on different cells.
+    over confident cells, with :math:`r^0` the reference's profiles and a of :data:`PRIOR_COUNTS`. Regressions and
+    counts err on different cells.
 
     References
     ----------

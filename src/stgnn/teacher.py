@@ -134,7 +134,7 @@ def teach(reference: Cells, query: Cells, *, selector: bool, random_state: int) 
     posterior, weights = log_softmax(joint, axis=1), list(alone)
     if trust > 0:
         view = shallow.View(query, council.scale.query)
-        rates = council.experts["profiles, platform"].rates
+        rates = experts.profiles(reference.counts, labels_of(reference), len(reference.types))
         posterior, pupils, shares = _self_taught(joint, view, rates, trust, expected, random_state)
         weights = [shares[0] * w for w in weights] + shares[1:]
     facts = {

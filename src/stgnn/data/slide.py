@@ -56,6 +56,9 @@ class Slide:
         What the gate did, in plain sentences.
     grid
         Row and column of each on its array (n, 2), int64; None where unknown.
+    laid
+        Whether they were laid over the image: their places are exact, where those of an array are as good as its
+        registration.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Slide:
     rows: np.ndarray
     notes: tuple[str, ...] = ()
     grid: np.ndarray | None = None
+    laid: bool = False
 
     def __len__(self) -> int:
         return len(self.places)

@@ -158,6 +158,7 @@ def grid_slide(image: Image, bin_um: float) -> Slide:
         rows=np.arange(n),
         notes=(f"{number_of(n, 'bin')} of {bin_um:g} um laid over the tissue",),
         grid=grid.astype(np.int64),
+        laid=True,
     )
 
 

@@ -55,15 +55,27 @@ def key_of(picture: Picture, encoder: str, weights: str, width_um: float | None,
     str
         16 hexadecimal digits.
     """
-    stat = Path(picture.path).stat()
-    image = _file_hash(str(Path(picture.path).resolve()), stat.st_size, stat.st_mtime_ns)
-    words = [image, stat.st_size, float(picture.mpp).hex(), encoder, weights, width_um, places_um.shape]
+    path = Path(picture.path)
+    words = [
+        digest_of(path),
+        path.stat().st_size,
+        float(picture.mpp).hex(),
+        encoder,
+        weights,
+        width_um,
+        places_um.shape,
+    ]
     return fingerprint([places_um], repr(words))
+
+
+def digest_of(path: Path) -> str:
+    """Hash of a file's bytes, made once a file as long as it does not change."""
+    stat = path.stat()
+    return _file_hash(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _file_hash(path: str, size: int, changed: int) -> str:
-    """Hash of a file's bytes, made once a file as long as it does not change."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -71,6 +71,7 @@ class Dense(ExpressionPredictor):
             encoder=NONE,
             mpp=self.mpp,
             feature_um=1.0,
+            registration=False,
             parts=Parts(cross_attention=False, graph=False),
             recipe=Recipe(crop_um=self.crop_um, bins=self.bins, points_um=self.points_um, coarse_um=0.0),
             steps=self.steps,

@@ -40,6 +40,9 @@ class MagNet(ExpressionPredictor):
     encoder
         Frozen encoder whose features the network is told beside what it sees, and by linear rates in which
         (:mod:`stgnn.linear_rates`) it starts; "none" for none.
+    registration
+        Whether bins of slides that are learned from are moved to where the frozen features show what they hold
+        (:mod:`stgnn.placement`), and others on the same images with them.
     convolution
         Whether convolutions, trained with the rest, see the image; else all is learned from frozen features.
     cross_attention, graph
@@ -71,6 +74,7 @@ class MagNet(ExpressionPredictor):
     any_width: ClassVar[bool] = True
 
     encoder: str = "colour-texture"
+    registration: bool = True
     convolution: bool = True
     cross_attention: bool = True
     graph: bool = True
@@ -107,6 +111,7 @@ class MagNet(ExpressionPredictor):
             encoder=self.encoder,
             mpp=self.mpp,
             feature_um=self.feature_um,
+            registration=self.registration,
             parts=Parts(self.cross_attention, self.graph),
             recipe=Recipe(
                 self.likelihood,
