@@ -153,6 +153,21 @@ def test_counts_are_found_where_they_are(query):
     assert same_cells(cells, read_query(adata, layer="raw"))
 
 
+def test_predicted_expression_is_taken_as_it_is_and_said_to_be(query):
+    expected = query.X.toarray() * 0.37
+    predicted = query.copy()
+    predicted.X, predicted.uns["stgnn_expression"] = expected, {}
+    cells = read_query(predicted)
+    np.testing.assert_allclose(cells.counts.toarray(), expected, rtol=1e-6)
+    assert any("expected from an image" in text for text in cells.notes)
+    for bad in (np.nan, -1.0):
+        predicted.X[3, 5] = bad
+        assert repr(str(query.var_names[5])) in refusal(CountsError, read_query, predicted)
+    del predicted.uns["stgnn_expression"]
+    predicted.X = expected
+    refusal(CountsError, read_query, predicted)  # without the entry, fractions are no counts
+
+
 def test_a_named_layer_is_taken_and_no_other(query):
     query.layers["mine"] = query.X * 2
     assert (read_query(query, layer="mine").counts != query.X * 2).nnz == 0

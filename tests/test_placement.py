@@ -98,6 +98,8 @@ def test_measured_bins_of_the_image_move_and_bins_laid_over_it_stay(tmp_path):
     said = model.predict(without_expression(inside))
     other = model.predict(replace(without_expression(moved), laid=True))
     np.testing.assert_allclose(said.share, other.share, rtol=1e-5)
+    assert said.details == {"moved_um": 31.6}
+    assert other.details == {}
     model.save(tmp_path / "model")
     again = load(tmp_path / "model").predict(without_expression(inside))
     np.testing.assert_allclose(said.share, again.share, rtol=1e-5)

@@ -218,10 +218,14 @@ def predict_rates(rates: Rates, slide: Slide, settings: Settings) -> Expression:
     recipe = replace(settings.recipe, scale=rates.scale)
     for network in rates.networks:
         network.to(find_device(settings.device)).eval()
-    slide = _placed(slide, rates.placements)
+    moved = _placed(slide, rates.placements)
     with progress("predicting", len(slide)) as watch:
-        field, features = settings.see(slide)
-        return predict(rates.networks, slide, field, _joined(features, rates.lines), recipe, settings.views, watch)
+        field, features = settings.see(moved)
+        said = predict(rates.networks, moved, field, _joined(features, rates.lines), recipe, settings.views, watch)
+    if moved is slide:
+        return said
+    farthest = float(np.linalg.norm(moved.places - slide.places, axis=1).max())
+    return replace(said, details={**said.details, "moved_um": round(farthest, 1)})
 
 
 def hold_out(slides: Sequence[Slide]) -> tuple[list[Slide], list[Slide]]:

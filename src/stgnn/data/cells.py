@@ -11,10 +11,11 @@ import scipy.sparse as sp
 
 from stgnn.data import genes as gene_names
 from stgnn.data.columns import read_coords, read_labels, read_sections, unique_names
-from stgnn.data.counts import find_counts
+from stgnn.data.counts import expected_counts, find_counts
 from stgnn.data.files import open_h5ad_or_zarr
 from stgnn.data.results import check_key_added, write
 from stgnn.data.schema import (
+    EXPRESSION_KEY,
     LABELS_KEY,
     SPATIAL_KEY,
     CoordinatesError,
@@ -313,7 +314,12 @@ def _read(
 ) -> Cells:
     """Read all cells, empty ones too, without labels and coordinates."""
     section, sections = read_sections(adata, section_key, argument)
-    found = find_counts(adata, layer, argument, recover_counts=recover_counts)
+    predicted = EXPRESSION_KEY in adata.uns and layer is None
+    found = (
+        expected_counts(adata, argument)
+        if predicted
+        else find_counts(adata, layer, argument, recover_counts=recover_counts)
+    )
     names, n_repeats = unique_names(adata.obs_names)
     raw_genes = gene_names.strip_versions(found.var.index.to_numpy())
     counts, genes, first = gene_names.merge_duplicates(found.values, raw_genes)

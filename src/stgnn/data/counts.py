@@ -109,6 +109,23 @@ def find_counts(adata: AnnData, layer: str | None, argument: str, *, recover_cou
     )
 
 
+def expected_counts(adata: AnnData, argument: str) -> Found:
+    """Counts that a model expects from an image, in ``X`` of what :func:`stgnn.tl.predict_expression` wrote.
+
+    They need not be whole: likelihoods of counts and their logarithms are defined between whole numbers, too.
+
+    Raises
+    ------
+    CountsError
+        If there is no ``X``, or if values are NaN, infinite or negative.
+    """
+    (name, matrix, var), *_ = _candidates(adata, "X", argument)
+    values = to_csr(matrix)
+    if problem := _impossible(values, var.index):
+        raise CountsError(f"{argument}, {name}", expected="counts expected from an image", found=problem)
+    return Found(values, var, f"the {argument} holds counts expected from an image, not measured ones")
+
+
 def _candidates(adata: AnnData, layer: str | None, argument: str) -> list[_Candidate]:
     """Places to look for counts, in order."""
     if layer is not None:
@@ -166,6 +183,15 @@ def find_problem(values: sp.csr_matrix, genes: Any) -> str:
     >>> find_problem(sp.csr_matrix([[1.0, -2.0]]), ["Gad1", "Sst"])
     "1 negative value, the first in gene 'Sst'"
     """
+    if problem := _impossible(values, genes):
+        return problem
+    if any(_not_integer(block).any() for block in _blocks(values.data)):
+        return _describe(values)
+    return ""
+
+
+def _impossible(values: sp.csr_matrix, genes: Any) -> str:
+    """Say why values can be neither counts nor expected counts; empty if they can."""
     tests: dict[str, Callable] = {"NaN": np.isnan, "infinite": np.isinf, "negative": lambda block: block < 0}
     for name, test in tests.items():
         number = sum(int(np.count_nonzero(test(block))) for block in _blocks(values.data))
@@ -174,8 +200,6 @@ def find_problem(values: sp.csr_matrix, genes: Any) -> str:
             fractional = name == "negative" and any(_not_integer(block).any() for block in _blocks(values.data))
             scaled = ", and values are not integers: looks scaled or centred" if fractional else ""
             return f"{number} {name} value{'s' * (number > 1)}, the first in gene {str(gene)!r}{scaled}"
-    if any(_not_integer(block).any() for block in _blocks(values.data)):
-        return _describe(values)
     return ""
 
 
