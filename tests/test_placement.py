@@ -10,15 +10,19 @@ import scipy.sparse as sp
 from scipy.ndimage import gaussian_filter
 
 from pictures import stained_slide
+from stgnn import rate_model
 from stgnn.data.expression import learnable, share_genes
+from stgnn.data.predictions import to_anndata
 from stgnn.data.slide import take
-from stgnn.data.slides import grid_slide, without_expression
+from stgnn.data.slides import bins_on, grid_slide, without_expression
+from stgnn.encoders.cache import digest_of
 from stgnn.fields import Features
 from stgnn.linear_rates import Evidence
 from stgnn.methods.base import load
 from stgnn.methods.magnet import MagNet
 from stgnn.placement import Placement, placement
 from stgnn.rate_model import _placed
+from stgnn.rate_training import Lesson
 
 UM, SIDE = 32.0, 96
 
@@ -80,13 +84,43 @@ def test_the_slide_with_most_counts_is_looked_at():
         np.testing.assert_array_equal(found.shift, alone.shift)
 
 
+def test_a_weak_signal_moves_nothing_by_chance():
+    for seed in range(6):
+        told, rng = tissue(seed, depth=30.0), np.random.default_rng(seed)
+        faint = told.counts.toarray()
+        mixed = np.where(rng.random((3600, 1)) < 0.1, faint, faint[rng.permutation(3600)])  # nine of ten say nothing
+        found = placement([replace(told, counts=sp.csr_matrix(mixed))], 0)
+        assert found is None or found.farthest(told.places_um) < 8
+
+
+def test_without_two_genes_there_is_no_pattern():
+    told = tissue(5)
+    assert placement([replace(told, counts=told.counts[:, :1])], 0) is None
+    assert placement([replace(told, counts=told.counts[:, :1] * 0)], 0) is None
+
+
+@pytest.mark.usefixtures("feature_cache")
+def test_a_fit_learns_from_moved_bins_unless_it_is_told_not_to(tmp_path, monkeypatch):
+    slide = learnable(share_genes([stained_slide(tmp_path)])[0])
+    shift = Placement(np.zeros(2), 1.0, np.array([[5.0, -3.0], [0.0, 0.0], [0.0, 0.0]]))
+    monkeypatch.setattr(rate_model, "placement", lambda evidence, seed: shift)
+    learned: list[Lesson] = []
+    monkeypatch.setattr(rate_model, "train", lambda network, lessons, *rest: learned.extend(lessons) or [{}])
+    small = {"steps": 1, "crop_um": 256.0, "bins": 100, "views": 1}
+    on = MagNet(**small).fit([slide])
+    off = MagNet(**small, registration=False).fit([slide])
+    moved, still = (lesson.places * lesson.field.um for lesson in learned)
+    np.testing.assert_allclose(moved, np.clip(shift.move(slide.places), 0, slide.image.size_um))
+    np.testing.assert_allclose(still, slide.places)
+    assert list(on.rates_.placements.values()) == [shift]
+    assert off.rates_.placements == {}
+
+
 @pytest.mark.usefixtures("feature_cache")
 def test_measured_bins_of_the_image_move_and_bins_laid_over_it_stay(tmp_path):
     slide = learnable(share_genes([stained_slide(tmp_path)])[0])
     model = MagNet(steps=2, crop_um=256.0, bins=100, views=1, convolution=False).fit([slide])
     assert model.rates_.placements == {}  # too few bins
-    from stgnn.encoders.cache import digest_of
-
     shift = np.array([[30.0, -10.0], [0.0, 0.0], [0.0, 0.0]])
     model.rates_.placements[digest_of(slide.image.path)] = Placement(np.zeros(2), 1.0, shift)
     inside = take(slide, (slide.places[:, 0] < slide.image.size_um[0] - 40) & (slide.places[:, 1] > 20))
@@ -94,6 +128,8 @@ def test_measured_bins_of_the_image_move_and_bins_laid_over_it_stay(tmp_path):
     np.testing.assert_allclose(moved.places - inside.places, np.tile([30.0, -10.0], (len(inside), 1)))
     laid = grid_slide(slide.image, 40.0)
     assert _placed(laid, model.rates_.placements) is laid
+    to_anndata(laid, model.predict(laid), model.genes_, scale=1.0).write_h5ad(tmp_path / "laid.h5ad")
+    assert bins_on(slide.image.path, tmp_path / "laid.h5ad").laid  # once written, too
     # prediction moves them, once, and a saved model does the same
     said = model.predict(without_expression(inside))
     other = model.predict(replace(without_expression(moved), laid=True))

@@ -197,10 +197,15 @@ def _remove_offsets(original: np.ndarray, member: np.ndarray, one_hot: np.ndarra
 
 def profiles(counts: sp.csr_matrix, labels: np.ndarray, n_types: int, shrink: float = 0.02) -> np.ndarray:
     """Share of each gene in each type's pooled counts (types, genes), shrunken towards the overall mix."""
+    sums = pooled(counts, labels, n_types)
+    overall = sums.sum(0) / sums.sum()
+    return (sums / np.maximum(sums.sum(1, keepdims=True), 1) + shrink * overall) / (1 + shrink)
+
+
+def pooled(counts: sp.csr_matrix, labels: np.ndarray, n_types: int) -> np.ndarray:
+    """Summed counts of the cells of each type (types, genes)."""
     one_hot = sp.csr_array((np.ones(len(labels)), (labels, np.arange(len(labels)))), shape=(n_types, len(labels)))
-    pooled = np.asarray((one_hot @ counts).todense(), dtype=float)
-    overall = pooled.sum(0) / pooled.sum()
-    return (pooled / np.maximum(pooled.sum(1, keepdims=True), 1) + shrink * overall) / (1 + shrink)
+    return np.asarray((one_hot @ counts).todense(), dtype=float)
 
 
 def profile_scores(counts: sp.csr_matrix, rates: np.ndarray, dispersion: float = 2.0, levels: int = 256) -> np.ndarray:

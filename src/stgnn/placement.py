@@ -15,7 +15,7 @@ from stgnn.fields import Features
 from stgnn.linear_rates import Evidence
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ _BLOCK_UM = 640.0
 _DIFFERENCE_UM = 8.0
 _ROUNDS, _DONE_UM, _FARTHEST_UM = 20, 0.1, 100.0
 _GAIN = 0.01
-"""Share by which what held-out blocks show of their counts must grow for bins to be moved."""
+"""Share by which what one part of the tissue shows of its counts must grow, where another part says that bins lie."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Placement:
     Parameters
     ----------
     centre, width
-        c and w in micrometres: the middle of the bins it was learned from, and their spread.
+        c and w in micrometres: the middle of the bins it was learned from, and their standard deviation along an axis.
     shift
         S in micrometres (3, 2): of the middle, and what a spread to the right and down adds.
     """
@@ -51,9 +51,10 @@ class Placement:
 
     def move(self, places: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
         """Places (n, 2) in micrometres, on the image that the bins were measured on."""
-        return places + self._basis(places) @ self.shift
+        return places + self.basis(places) @ self.shift
 
-    def _basis(self, places: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
+    def basis(self, places: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
+        """What the shift is multiplied with."""
         return np.column_stack([np.ones(len(places)), (places - self.centre) / self.width])
 
     def moved(self, slide: Slide) -> Slide:
@@ -96,43 +97,83 @@ def placement(slides: list[Evidence], random_state: int) -> Placement | None:
 
     Returns
     -------
-    None if there are too few bins, or if held-out blocks fit no better once moved.
+    None if there are too few bins, or if what one half of the tissue says does not make the other fit better.
     """
     known = max(slides, key=lambda slide: float(slide.total.sum()))
     if len(known.places_um) < _FEWEST:
         return None
-    rows = np.random.default_rng(random_state).permutation(len(known.places_um))[:_MOST]
-    places = known.places_um[np.sort(rows)]
-    patterns = _strongest(known, np.sort(rows), random_state)
-    block = (np.floor(places / _BLOCK_UM).astype(np.int64).sum(1)) % 2
-    if np.ptp(block) == 0:
+    rows = np.sort(np.random.default_rng(random_state).permutation(len(known.places_um))[:_MOST])
+    patterns = _strongest(known, rows, random_state)
+    if patterns is None:
         return None
-    start = found = Placement(places.mean(0), float(places.std()), np.zeros((3, 2)))
-    errors: list[float] = []
-    for _ in range(_ROUNDS):
-        step, error = _step(found, known.features, places, patterns, block)
-        errors.append(error)
-        moving = start.nearer(step).farthest(places)
-        if moving < _DONE_UM:
-            break
-        found = found.nearer(step * min(1.0, known.features.um / moving))  # maps say little of what lies farther
-    shown, before = 1 - errors[-1], 1 - errors[0]
-    if shown - before < _GAIN * max(before, 0.0) or shown <= 0 or found.farthest(places) > _FARTHEST_UM:
-        return None
-    logger.info(
-        "bins moved by up to %.0f um to fit their image: counts that held-out blocks show %.3f, before %.3f",
-        found.farthest(places),
-        shown,
-        before,
-    )
+    bins = _Bins(known.features, known.places_um[rows], patterns)
+    start = bins.start()
+    part = _checkers(bins.places, 2 * _BLOCK_UM)
+    for here in (0, 1):  # what one part of the tissue says has to hold in the other
+        found, other = _fit(bins.of(part == here)), bins.of(part != here)
+        if found is None or other.shown(found) - other.shown(start) <= max(_GAIN * other.shown(start), 0):
+            return None
+    found = _fit(bins)
+    if found is not None:
+        logger.info(
+            "bins moved by up to %.0f um to fit their image: counts that held-out blocks show %.3f, before %.3f",
+            found.farthest(bins.places),
+            bins.shown(found),
+            bins.shown(start),
+        )
     return found
 
 
-def _strongest(known: Evidence, rows: Int[np.ndarray, " k"], random_state: int) -> Float[np.ndarray, "k patterns"]:
-    """Scores of bins on the strongest patterns of their counts, each of variance 1."""
+@dataclass(frozen=True)
+class _Bins:
+    """Bins of one image: what it shows, where they are said to be, and scores of their counts (n, patterns)."""
+
+    features: Features
+    places: Float[np.ndarray, "n 2"]
+    patterns: Float[np.ndarray, "n k"]
+
+    def of(self, rows: Bool[np.ndarray, " n"]) -> _Bins:
+        return replace(self, places=self.places[rows], patterns=self.patterns[rows])
+
+    def start(self) -> Placement:
+        """Bins as they are."""
+        return Placement(self.places.mean(0), max(float(self.places.std(0).mean()), 1.0), np.zeros((3, 2)))
+
+    def shown(self, placement: Placement) -> float:
+        """Share of the counts' patterns that blocks show which were not learned from."""
+        return 1 - _step(placement, self)[1]
+
+
+def _fit(bins: _Bins) -> Placement | None:
+    """Gauss-Newton until nothing moves; None if it does not come to rest nearby."""
+    start = found = bins.start()
+    if np.ptp(_checkers(bins.places, _BLOCK_UM)) == 0:
+        return None
+    for _ in range(_ROUNDS):
+        step, _ = _step(found, bins)
+        moving = start.nearer(step).farthest(bins.places)
+        if moving < _DONE_UM:
+            return found
+        found = found.nearer(step * min(1.0, bins.features.um / moving))  # maps say little of what lies farther
+        if found.farthest(bins.places) > _FARTHEST_UM:
+            return None
+    return None
+
+
+def _checkers(places: Float[np.ndarray, "n 2"], side_um: float) -> Int[np.ndarray, " n"]:
+    """Colour (0 or 1) of the square of a checkerboard that each place lies on."""
+    return np.floor(places / side_um).astype(np.int64).sum(1) % 2
+
+
+def _strongest(
+    known: Evidence, rows: Int[np.ndarray, " k"], random_state: int
+) -> Float[np.ndarray, "k patterns"] | None:
+    """Scores of bins on the strongest patterns of their counts, each of variance 1; None of fewer than two genes."""
     counts, total = known.counts[rows], known.total[rows]
     mean = np.asarray(counts.sum(axis=0, dtype=np.float64)).ravel() / total.sum()
     seen = np.flatnonzero(mean > 0)
+    if len(seen) < 2:
+        return None
     counts, mean = counts[:, seen], mean[seen]
     residual = (counts.multiply(1 / total[:, None]).toarray() - mean) * np.sqrt(total / total.mean())[:, None]
     scores = TruncatedSVD(min(_PATTERNS, len(seen) - 1), random_state=random_state).fit_transform(
@@ -141,29 +182,23 @@ def _strongest(known: Evidence, rows: Int[np.ndarray, " k"], random_state: int) 
     return (scores - scores.mean(0)) / np.maximum(scores.std(0), 1e-12)
 
 
-def _step(
-    now: Placement,
-    features: Features,
-    places: Float[np.ndarray, "n 2"],
-    patterns: Float[np.ndarray, "n k"],
-    block: Int[np.ndarray, " n"],
-) -> tuple[Float[np.ndarray, "3 2"], float]:
+def _step(now: Placement, bins: _Bins) -> tuple[Float[np.ndarray, "3 2"], float]:
     """One Gauss-Newton step, and the share of the patterns that held-out blocks do not show so far."""
-    at, basis = now.move(places), now._basis(places)
+    at, basis, block = now.move(bins.places), now.basis(bins.places), _checkers(bins.places, _BLOCK_UM)
     normal, right, error = np.zeros((6, 6)), np.zeros(6), 0.0
     for held in (0, 1):
         known, test = block != held, block == held
-        model = Ridge(_PENALTY * int(known.sum())).fit(features.read(at[known]), patterns[known])
-        shown = Features((features.values @ model.coef_.T).astype(np.float32), features.um)
-        left = patterns[test] - model.intercept_ - shown.read(at[test])
+        model = Ridge(_PENALTY * max(1, int(known.sum()))).fit(bins.features.read(at[known]), bins.patterns[known])
+        shown = Features((bins.features.values @ model.coef_.T).astype(np.float32), bins.features.um)
+        left = bins.patterns[test] - model.intercept_ - shown.read(at[test])
         error += float((left**2).sum())
         slope = [
             (shown.read(at[test] + d) - shown.read(at[test] - d)) / (2 * _DIFFERENCE_UM)
             for d in _DIFFERENCE_UM * np.eye(2)
         ]
-        for k in range(patterns.shape[1]):
+        for k in range(bins.patterns.shape[1]):
             design = np.hstack([basis[test] * side[:, k : k + 1] for side in slope])
             normal += design.T @ design
             right += design.T @ left[:, k]
     step = np.linalg.lstsq(normal, right, rcond=None)[0]
-    return step.reshape(2, 3).T, error / patterns.size
+    return step.reshape(2, 3).T, error / bins.patterns.size

@@ -180,7 +180,7 @@ def _placements(slides: Sequence[Slide], sights: Sights, settings: Settings) -> 
     told: dict[str, list[Evidence]] = {}
     for slide in slides:
         field, features = sights[id(slide.image)]
-        frozen = field if features is None else features
+        frozen = field if features is None else features  # without convolutions the field is the features
         if isinstance(frozen, Features):
             told.setdefault(digest_of(slide.image.path), []).append(Evidence(frozen, slide.places, *measured(slide)))
     found = {image: placement(evidence, settings.random_state) for image, evidence in told.items()}
@@ -224,7 +224,7 @@ def predict_rates(rates: Rates, slide: Slide, settings: Settings) -> Expression:
         said = predict(rates.networks, moved, field, _joined(features, rates.lines), recipe, settings.views, watch)
     if moved is slide:
         return said
-    farthest = float(np.linalg.norm(moved.places - slide.places, axis=1).max())
+    farthest = float(np.linalg.norm(moved.places - slide.places, axis=1).max(initial=0))
     return replace(said, details={**said.details, "moved_um": round(farthest, 1)})
 
 

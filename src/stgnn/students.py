@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.special import log_softmax, softmax
 
 from stgnn import experts, shallow
@@ -22,8 +21,8 @@ MAX_CELLS = 6000
 BALANCE = 0.4
 """Balance of a student's types: what few cells are guessed to be would else be fewer in each round."""
 
-COUNTED, PRIOR_COUNTS = 0.8, 500.0
-"""Share of the cells of each guessed type that its profile is counted on, and the reference's weight in it."""
+COUNTED, PRIOR_COUNTS, AMBIENT = 0.8, 500.0, 0.02
+"""Share of the cells of each guessed type that a profile is counted on, weight of the reference's, share of ambient."""
 
 N_COMPONENTS, CELLS_PER_CLUSTER, MOST_CLUSTERS, CLUSTERINGS = 30, 20, 400, 10
 
@@ -85,8 +84,8 @@ def recount(
 
     .. math:: r_{kg} \propto \sum_{n: k_n = k} x_{ng} + a\,r^0_{kg}
 
-    over confident cells, with :math:`r^0` the reference's profiles and a of :data:`PRIOR_COUNTS`. Regressions and
-    counts err on different cells.
+    over confident cells, with :math:`r^0` the reference's profiles and a of :data:`PRIOR_COUNTS`, and a little of the
+    mix that floats everywhere. Regressions and counts err on different cells.
 
     References
     ----------
@@ -114,9 +113,8 @@ def recount(
     student = shallow.Profiles(rates, 1.0)
     for _ in range(rounds):
         sure = np.flatnonzero(experts.confident(joint, COUNTED))
-        member = sp.csr_array((np.ones(len(sure)), (joint[sure].argmax(1), sure)), shape=joint.T.shape)
-        pooled = (member @ cells.counts).toarray() + PRIOR_COUNTS * rates
-        own = experts.with_ambient(pooled, ambient, 0.02)
+        counted = experts.pooled(cells.counts[sure], joint[sure].argmax(1), len(rates)) + PRIOR_COUNTS * rates
+        own = experts.with_ambient(counted, ambient, AMBIENT)
         scores = experts.profile_scores(cells.counts, own)
         student = shallow.Profiles(own, experts.temperature(scores, expected))
         joint = softmax(experts.floored(log_softmax(scores * student.temperature, axis=1)) + told, 1)

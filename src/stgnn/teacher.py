@@ -169,13 +169,15 @@ def _self_taught(
         return log_softmax(joint, axis=1), [], [1.0]
     kept, counted = 1 - trust + trust * weight, trust * float(np.clip(2 * expected - 1, 0, 0.5))
     teacher, joint = joint, kept * joint + trust * floored(student.log_proba(view))
-    counter = recount(joint, teacher, view.cells, rates, expected=expected, weight=weight)
-    joint = joint + counted * floored(counter.log_proba(view))
+    pupils: list[shallow.Expert] = [student]
+    if counted > 0:
+        pupils.append(recount(joint, teacher, view.cells, rates, expected=expected, weight=weight))
+        joint = joint + counted * floored(pupils[-1].log_proba(view))
     posterior = log_softmax(joint, axis=1)
     clusters = consensus(posterior, view, random_state)
     said = floored(clusters.log_proba(view))
     posterior = log_softmax(joint + trust * purity(posterior, said) * said, axis=1)
-    return posterior, [student, counter], [kept, trust, counted]
+    return posterior, pupils, [kept, trust, counted][: 1 + len(pupils)]
 
 
 def _audition(

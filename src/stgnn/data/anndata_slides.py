@@ -121,6 +121,7 @@ def _placed(
         rows=np.arange(n),
         notes=tuple(notes),
         grid=_grid(adata),
+        laid=bool(facts.get("laid", False)),
     )
 
 

@@ -314,12 +314,10 @@ def _read(
 ) -> Cells:
     """Read all cells, empty ones too, without labels and coordinates."""
     section, sections = read_sections(adata, section_key, argument)
-    predicted = EXPRESSION_KEY in adata.uns and layer is None
-    found = (
-        expected_counts(adata, argument)
-        if predicted
-        else find_counts(adata, layer, argument, recover_counts=recover_counts)
-    )
+    if EXPRESSION_KEY in adata.uns and adata.X is not None and layer is None and not recover_counts:
+        found = expected_counts(adata, argument)
+    else:
+        found = find_counts(adata, layer, argument, recover_counts=recover_counts)
     names, n_repeats = unique_names(adata.obs_names)
     raw_genes = gene_names.strip_versions(found.var.index.to_numpy())
     counts, genes, first = gene_names.merge_duplicates(found.values, raw_genes)

@@ -131,5 +131,6 @@ def _library(slide: Slide) -> dict[str, Any]:
             "width": image.width,
             "height": image.height,
             "image_file": image.path.name,
+            "laid": slide.laid,
         },
     }

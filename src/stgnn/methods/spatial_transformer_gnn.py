@@ -167,7 +167,9 @@ class SpatialTransformerGNN(Annotator):
         """The teacher's word, from a former run on the same data where there is one."""
         file = None
         if self.checkpoint is not None:
-            kept = fingerprint(_arrays_of(reference, query), repr((__version__, self.selector, self.random_state)))
+            kept = fingerprint(
+                _arrays_of(reference, query), repr((__version__, "two students", self.selector, self.random_state))
+            )
             file = Path(self.checkpoint) / f"teaching-{kept}.npz"
             kept_teaching = Teaching.load(file)
             if kept_teaching is not None:
