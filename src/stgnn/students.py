@@ -11,7 +11,7 @@ from stgnn import experts, shallow
 from stgnn.standins import stratified
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
     from stgnn.data.cells import Cells
 
@@ -61,13 +61,20 @@ def study(
     joint, student = softmax(teacher, 1), None
     for _ in range(rounds):
         guess, sure = joint.argmax(1), np.flatnonzero(experts.confident(joint, share))
-        sure = sure[stratified(guess[sure], MAX_CELLS, 0)]
         if len(np.unique(guess[sure])) < 2:
             return student
-        student = shallow.regress(features[sure], guess[sure], n_types, C=0.04, balance=BALANCE, sizes=sizes)
+        student = learn(guess[sure], features[sure], n_types, sizes)
         own = log_softmax(features @ student.coefficients.T + student.intercept, axis=1)
         joint = softmax(np.log(np.exp(own) + 1e-4) + weight * experts.floored(log_softmax(teacher, axis=1)), 1)
     return student
+
+
+def learn(
+    guess: Int[np.ndarray, " n"], features: Float[np.ndarray, "n f"], n_types: int, sizes: tuple[int, ...]
+) -> shallow.Regression:
+    """A student of guesses, and of no more of them than needed."""
+    some = stratified(guess, MAX_CELLS, 0)
+    return shallow.regress(features[some], guess[some], n_types, C=0.04, balance=BALANCE, sizes=sizes)
 
 
 def recount(

@@ -23,7 +23,7 @@ from stgnn.council import Council, Scale, convene
 from stgnn.data.cells import Cells
 from stgnn.experts import floored
 from stgnn.standins import blocks, cell_weights, labels_of, stand_ins, stratified
-from stgnn.students import consensus, purity, recount, study
+from stgnn.students import consensus, learn, purity, recount, study
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -164,7 +164,8 @@ def _self_taught(
     """
     # the less the experts can be relied on, the fewer of their guesses are learned from, and the less they weigh
     share, weight = float(np.clip(expected - 0.15, 0.4, 0.6)), float(np.clip(expected - 0.35, 0.2, 0.5))
-    student = study(joint, view, AROUND if view.cells.coords is not None else (), share=share, weight=weight)
+    sizes = AROUND if view.cells.coords is not None else ()
+    student = study(joint, view, sizes, share=share, weight=weight)
     if student is None:
         return log_softmax(joint, axis=1), [], [1.0]
     kept, counted = 1 - trust + trust * weight, trust * float(np.clip(2 * expected - 1, 0, 0.5))
@@ -176,7 +177,13 @@ def _self_taught(
     posterior = log_softmax(joint, axis=1)
     clusters = consensus(posterior, view, random_state)
     said = floored(clusters.log_proba(view))
-    posterior = log_softmax(joint + trust * purity(posterior, said) * said, axis=1)
+    pure = purity(posterior, said)
+    posterior = log_softmax(joint + trust * pure * said, axis=1)
+    # the student that is kept learns the last word: part of it comes from experts that cannot be kept
+    called = posterior.argmax(1)
+    sure = np.flatnonzero(experts.confident(np.exp(posterior), share + (1 - share) * pure))
+    if len(np.unique(called[sure])) > 1:
+        pupils[0] = learn(called[sure], view.with_neighbours(sizes)[sure], posterior.shape[1], sizes)
     return posterior, pupils, [kept, trust, counted][: 1 + len(pupils)]
 
 
