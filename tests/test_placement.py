@@ -75,6 +75,13 @@ def test_of_few_bins_a_shift_is_chance():
     assert placement([few], 0) is None
 
 
+@pytest.mark.parametrize("width_um", [300.0, 700.0, 1000.0])
+def test_of_a_small_piece_of_tissue_there_is_nothing_to_hold_out(width_um):
+    told, rng = tissue(3), np.random.default_rng(0)
+    crowded = 900.0 + rng.random((3600, 2)) * width_um
+    assert placement([replace(told, places_um=crowded)], 0) is None
+
+
 def test_the_slide_with_most_counts_is_looked_at():
     deep, shallow = tissue(4), tissue(4, depth=20.0)
     deep, shallow = (replace(one, places_um=askew(one.places_um)) for one in (deep, shallow))

@@ -107,10 +107,13 @@ def placement(slides: list[Evidence], random_state: int) -> Placement | None:
     if patterns is None:
         return None
     bins = _Bins(known.features, known.places_um[rows], patterns)
-    start = bins.start()
     part = _checkers(bins.places, 2 * _BLOCK_UM)
-    for here in (0, 1):  # what one part of the tissue says has to hold in the other
-        found, other = _fit(bins.of(part == here)), bins.of(part != here)
+    parts = [bins.of(part == here) for here in (0, 1)]
+    if not all(one.has_blocks() for one in parts):  # hardly wider than a block
+        return None
+    start = bins.start()
+    for one, other in (parts, parts[::-1]):  # what one part of the tissue says has to hold in the other
+        found = _fit(one)
         if found is None or other.shown(found) - other.shown(start) <= max(_GAIN * other.shown(start), 0):
             return None
     found = _fit(bins)
@@ -135,6 +138,10 @@ class _Bins:
     def of(self, rows: Bool[np.ndarray, " n"]) -> _Bins:
         return replace(self, places=self.places[rows], patterns=self.patterns[rows])
 
+    def has_blocks(self) -> bool:
+        """Whether there are blocks of both colours, one to learn from and one to hold out."""
+        return len(np.unique(_checkers(self.places, _BLOCK_UM))) == 2
+
     def start(self) -> Placement:
         """Bins as they are."""
         return Placement(self.places.mean(0), max(float(self.places.std(0).mean()), 1.0), np.zeros((3, 2)))
@@ -147,8 +154,6 @@ class _Bins:
 def _fit(bins: _Bins) -> Placement | None:
     """Gauss-Newton until nothing moves; None if it does not come to rest nearby."""
     start = found = bins.start()
-    if np.ptp(_checkers(bins.places, _BLOCK_UM)) == 0:
-        return None
     for _ in range(_ROUNDS):
         step, _ = _step(found, bins)
         moving = start.nearer(step).farthest(bins.places)

@@ -63,17 +63,21 @@ def study(
         guess, sure = joint.argmax(1), np.flatnonzero(experts.confident(joint, share))
         if len(np.unique(guess[sure])) < 2:
             return student
-        student = learn(guess[sure], features[sure], n_types, sizes)
+        student = learn(guess, sure, features, n_types, sizes)
         own = log_softmax(features @ student.coefficients.T + student.intercept, axis=1)
         joint = softmax(np.log(np.exp(own) + 1e-4) + weight * experts.floored(log_softmax(teacher, axis=1)), 1)
     return student
 
 
 def learn(
-    guess: Int[np.ndarray, " n"], features: Float[np.ndarray, "n f"], n_types: int, sizes: tuple[int, ...]
+    guess: Int[np.ndarray, " n"],
+    rows: Int[np.ndarray, " k"],
+    features: Float[np.ndarray, "n f"],
+    n_types: int,
+    sizes: tuple[int, ...],
 ) -> shallow.Regression:
-    """A student of guesses, and of no more of them than needed."""
-    some = stratified(guess, MAX_CELLS, 0)
+    """A student of the guesses of some cells, and of no more of these than needed."""
+    some = rows[stratified(guess[rows], MAX_CELLS, 0)]
     return shallow.regress(features[some], guess[some], n_types, C=0.04, balance=BALANCE, sizes=sizes)
 
 

@@ -183,7 +183,7 @@ def _self_taught(
     called = posterior.argmax(1)
     sure = np.flatnonzero(experts.confident(np.exp(posterior), share + (1 - share) * pure))
     if len(np.unique(called[sure])) > 1:
-        pupils[0] = learn(called[sure], view.with_neighbours(sizes)[sure], posterior.shape[1], sizes)
+        pupils[0] = learn(called, sure, view.with_neighbours(sizes), posterior.shape[1], sizes)
     return posterior, pupils, [kept, trust, counted][: 1 + len(pupils)]
 
 
