@@ -443,3 +443,11 @@ def test_st_net_sees_its_crop_and_nothing_else(st_net, test):
         before, after = st_net.network_.targets(crops), st_net.network_.targets(changed)
     differs = (before - after).abs().amax(1) > 1e-4
     assert differs.tolist() == [False, True, False, False]
+
+
+def test_predictions_far_from_all_that_was_learned_stay_shares(slide):
+    values = np.tile(np.array([-5.0, 0.1, 400.0], dtype=np.float32), (len(slide), 1))
+    said = predicting.expression_of(values, np.full(len(slide), 300.0), slide, 1000.0)
+    assert said.share.min() == 0
+    assert said.share.max() == pytest.approx(1, rel=1e-5)
+    assert np.isfinite(said.total).all()

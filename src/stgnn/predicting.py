@@ -24,6 +24,7 @@ GROUPS = 4
 
 _NO_BUFFER_UM = 1e-9  # inner folds choose a setting, which leaks too little to give up bins for
 _MOST_SPREADS = 10.0
+_MOST_LOG_DENSITY = 20.0
 
 
 def one_width(slides: Sequence[Slide], method: str) -> float:
@@ -140,10 +141,15 @@ def mean_of_rows(
 def expression_of(
     values: Float[np.ndarray, "n g"], density: Float[np.ndarray, " n"], slide: Slide, scale: float
 ) -> Expression:
-    """Expression from predicted targets, which are cut off at 0, and log densities."""
-    share = np.expm1(np.maximum(values, 0.0, dtype=np.float32)) / np.float32(scale)
+    """Expression from predicted targets and log densities.
+
+    Targets are cut off where a gene would have none or all of a bin's counts, and densities where no tissue is: on
+    other slides, a line learned with hardly a penalty leads anywhere.
+    """
+    share = np.expm1(np.clip(values, 0.0, np.log1p(scale), dtype=np.float32)) / np.float32(scale)
     unknown = np.full(len(slide), np.nan, dtype=np.float32)
-    return Expression(share, np.exp(density) * slide.area_um2, unknown)
+    total = np.exp(np.clip(density, -_MOST_LOG_DENSITY, _MOST_LOG_DENSITY)) * slide.area_um2
+    return Expression(share, total, unknown)
 
 
 def as_measured(expression: Expression, slide: Slide, scale: float) -> Float[np.ndarray, "n g"]:
