@@ -113,17 +113,12 @@ def placement(slides: list[Evidence], random_state: int) -> Placement | None:
         return None
     start = bins.start()
     for one, other in (parts, parts[::-1]):  # what one part of the tissue says has to hold in the other
-        found = _fit(one)
-        if found is None or other.shown(found) - other.shown(start) <= max(_GAIN * other.shown(start), 0):
+        found, before = _fit(one), other.shown(start)
+        if found is None or other.shown(found) - before <= max(_GAIN * before, 0):
             return None
     found = _fit(bins)
     if found is not None:
-        logger.info(
-            "bins moved by up to %.0f um to fit their image: counts that held-out blocks show %.3f, before %.3f",
-            found.farthest(bins.places),
-            bins.shown(found),
-            bins.shown(start),
-        )
+        logger.info("bins moved by up to %.0f um to fit their image", found.farthest(bins.places))
     return found
 
 
