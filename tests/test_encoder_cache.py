@@ -181,3 +181,16 @@ def test_a_folder_that_cannot_be_written_is_one_line(picture, places, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FileError, match=r"cache: expected a folder.*STGNN_CACHE"):
         extract(picture, places, cache=tmp_path / "file")
+
+
+def test_two_processes_may_want_the_same_features(picture, places, tmp_path):
+    folder, key, parts = tmp_path / "both", "key", [np.arange(3), np.arange(3, 5)]
+    values = np.arange(10, dtype=np.float32).reshape(5, 2)
+
+    def other_is_faster(part: np.ndarray) -> np.ndarray:
+        cache.cached(folder, key, parts, lambda own: values[own], lambda _: None)
+        return values[part]
+
+    found = cache.cached(folder, key, parts, other_is_faster, lambda _: None)
+    np.testing.assert_array_equal(found, values)
+    assert [path.name for path in folder.iterdir()] == ["key.npy"]

@@ -17,6 +17,7 @@ from stgnn import cli, tl
 from stgnn.data.schema import FileError, GenesError, InputError, ModelError, OptionError
 from stgnn.data.slides import bins_on, read_slide
 from stgnn.methods.base import CONFIG, load
+from stgnn.methods.magnet import MagNet
 from test_spaceranger import write_matrix
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Variable names are not unique")
@@ -64,7 +65,7 @@ def refused(capsys, *words: object) -> str:
 
 
 def test_fit_writes_a_model_with_its_card_and_pictures(model):
-    assert sorted(path.name for path in model.parent.iterdir()) == ["ridge", "ridge.1.png", "ridge.2.png"]
+    assert sorted(path.name for path in model.parent.iterdir()) == ["ridge", "ridge.bins.1.png", "ridge.bins.2.png"]
     config = json.loads((model / CONFIG).read_text())
     card = config["card"]
     assert config["genes"] == sorted(GENES)
@@ -84,11 +85,11 @@ def test_predict_writes_what_the_function_returns(data, model, tmp_path, capsys)
     out = tmp_path / "out.h5ad"
     words = ["--model", model, "--output", out, "--positions", data / "Q.h5ad"]
     assert run("predict", data / "Q.png", *words) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5ad", "out.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.bins.png", "out.h5ad"]
     said, err = capsys.readouterr()
     assert err == ""
     assert "576 of 16 um" in said
-    assert str(tmp_path / "out.png") in said
+    assert str(tmp_path / "out.bins.png") in said
     written = anndata.read_h5ad(out)
     same = tl.predict_expression(data / "Q.png", model, positions=data / "Q.h5ad")
     np.testing.assert_allclose(written.X, same.X)
@@ -153,7 +154,7 @@ def test_genes_bins_and_settings_are_chosen(data, tmp_path, capsys):
     assert fitted.card_["expected_pcc"] == [None, None]
     found = tl.predict_expression(data / "Q.png", fitted, genes=["Gene1"], bin_um=32, mpp=MPP)
     assert found.var_names.tolist() == ["Gene1"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["genes.txt", "model", "model.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["genes.txt", "model", "model.bins.png"]
 
 
 def test_blocks_of_a_single_slide_say_what_to_expect(data):
@@ -324,3 +325,50 @@ def test_a_failed_save_leaves_nothing(data, tmp_path, monkeypatch, capsys):
     words = ["fit", data / "A1.h5ad", "--output", tmp_path / "m", "--method", "mean", "--folds", "0"]
     assert "no space left" in refused(capsys, *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_never_lands_on_an_image(data, model, tmp_path, capsys):
+    for name in ("Q.png", "Q.h5ad"):
+        (tmp_path / name).write_bytes((data / name).read_bytes())
+    (tmp_path / "Q.bins.png").write_bytes((data / "Q.png").read_bytes())
+    words = ("--model", model, "--bin-um", "16", "--mpp", MPP)
+    said = refused(capsys, "predict", tmp_path / "Q.bins.png", *words, "--output", tmp_path / "Q.zarr")
+    assert "picture" in said
+    assert run("predict", tmp_path / "Q.png", *words, "--output", tmp_path / "Q.zarr") == 0
+    assert run("fit", tmp_path / "Q.h5ad", "--output", tmp_path / "Q", "--method", "mean") == 0
+    assert (tmp_path / "Q.png").read_bytes() == (data / "Q.png").read_bytes()
+
+
+def test_slides_of_two_patients_under_one_name_are_refused(data, tmp_path):
+    for patient in ("A", "B"):
+        (tmp_path / patient).mkdir()
+        write_slide(tmp_path / patient, "same", patient)
+    with pytest.raises(InputError, match="one name and one patient"):
+        tl.fit_expression([tmp_path / "A" / "same.h5ad", tmp_path / "B" / "same.h5ad"], method="mean")
+
+
+@pytest.mark.parametrize("genes", [["Gene1", "Gene2", "Gene1"], []])
+def test_genes_are_named_once(data, model, genes):
+    with pytest.raises(OptionError, match="genes"):
+        tl.fit_expression([data / "A1.h5ad"], method="mean", genes=genes)
+    with pytest.raises(OptionError, match="genes"):
+        tl.predict_expression(data / "Q.png", model, genes=genes, bin_um=16, mpp=MPP)
+
+
+@pytest.mark.parametrize("option", ["bin_um", "mpp", "positions"])
+def test_bins_of_a_slide_are_not_laid_again(data, model, option):
+    bins = bins_on(data / "Q.png", bin_um=16, mpp=MPP)
+    with pytest.raises(OptionError, match=option):
+        tl.predict_expression(bins, model, **{option: data / "Q.h5ad" if option == "positions" else 32.0})
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_none_is_refused_for_a_saved_model(data, model, device):
+    with pytest.raises(OptionError, match="device"):
+        tl.predict_expression(data / "Q.png", model, bin_um=16, mpp=MPP, device=device)
+
+
+def test_the_users_own_checkpoint_is_kept(data, tmp_path):
+    made = MagNet(steps=2, crop_um=128.0, encoder="none", checkpoint=str(tmp_path / "own"))
+    tl.fit_expression([data / "A1.h5ad"], method=made, folds=0)
+    assert list((tmp_path / "own").glob("rates-*.pt"))

@@ -567,3 +567,13 @@ def test_tables_of_failures_alone_are_empty(tmp_path):
     assert pd.read_csv(tmp_path / "comparisons.csv").empty
     assert json.loads((tmp_path / "folds.json").read_text()) == {"versions": [], "folds": {}}
     assert records.tidy([failed])["error"].tolist() == ["RuntimeError: no"]
+
+
+def test_another_evaluation_in_the_same_folder_is_not_averaged_in(tmp_path):
+    old = [made_up("a", fold, 0.1) | {"date": "2026-01-01"} for fold in "PQ"]
+    new = [made_up("a", fold, 0.5) | {"date": "2026-01-02"} for fold in "RS"]
+    for record in new:
+        record["definition"] = {"task": record["definition"]["task"] | {"split": "block"}}
+    for record in [*old, *new]:
+        records.append(tmp_path, record)
+    assert expression_tables.summary(records.read(tmp_path))[["value", "folds"]].to_numpy().tolist() == [[0.5, 2]]

@@ -670,6 +670,10 @@ def test_results_overwrite_results_only(query):
     message = refusal(OptionError, write, query, cells, prediction_for(cells, 2), ("A", "B"), key_added="cell_type")
     assert message.startswith("key_added") and "'cell_type', a column of obs" in message
     assert "without '/'" in refusal(OptionError, check_key_added, query, "a/b")
+    other = AnnData(query.X, obs=query.obs.assign(leiden="0"), uns={"leiden": {"params": {}}, "pca": {}})
+    other.obsm["X_pca"] = np.zeros((query.n_obs, 2))
+    assert "'leiden', a column" in refusal(OptionError, check_key_added, other, "leiden")
+    assert "'X_pca', an entry of obsm" in refusal(OptionError, check_key_added, other, "pca")
     for seed in (1, 2):
         prediction = prediction_for(cells, 2, seed=seed)
         write(query, cells, prediction, ("A", "B"), key_added="mine", parameters={})

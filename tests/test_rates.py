@@ -334,3 +334,10 @@ def test_frozen_features_beside_convolutions_are_heard(slide):
     with torch.no_grad():
         network.told[1].weight.zero_()
     assert not np.allclose(model.predict(slide).share, said)
+
+
+def test_no_crop_is_empty_where_bins_are_few_and_far_between(slide):
+    few = take(slide, np.arange(0, len(slide), max(1, len(slide) // 9)))
+    lesson = Lesson.of(few, Pixels.of(slide.image, 2.0))
+    rng = np.random.default_rng(0)
+    assert all(len(draw([lesson], Recipe(crop_um=65.0), 1, rng).counts) for _ in range(300))

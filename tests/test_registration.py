@@ -191,3 +191,12 @@ def test_model_hears_the_map_of_a_serial_section(tmp_path):
     assert with_map >= without
     nowhere = model.predict(replace(query, coords=None))
     assert nowhere.details["registration"] == {}
+
+
+def test_a_section_that_has_lost_its_cells_is_passed_over(maps):
+    coords, labels = tissue()
+    query = replace(cells(coords, None), sections=("whole", "lost"))
+    _, agreement = registration.overlay(maps, query, expression(labels, 1), guesses(labels, 0.9), 0.9)
+    assert list(agreement) == ["whole"]
+    other = replace(query, section=np.ones(len(coords), dtype=np.int64), sections=("lost", "whole"))
+    assert registration.overlay(maps, other, expression(labels, 1), guesses(labels, 0.9), 0.9)[1] == agreement

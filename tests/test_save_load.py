@@ -164,7 +164,10 @@ def test_other_folders_are_not_replaced(cells, tmp_path):
         model.save(tmp_path)
     with pytest.raises(FileError, match="no folder"):
         model.save(tmp_path / "a" / "b")
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / CONFIG).write_text("{}")  # as folders of other programs have, too
+    with pytest.raises(FileError, match="holds something else"):
+        model.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG, "thesis.txt"]
 
 
 def test_a_failed_save_leaves_the_earlier_model(folder, cells, monkeypatch):

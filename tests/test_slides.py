@@ -118,6 +118,21 @@ def test_what_a_file_does_not_tell_is_asked_for_or_left_open(files):
     assert read_slide(files / "other.h5ad", files / "slide.png", mpp=MPP, width_um=20.0).name == "other"
     assert "which does not tell" in refusal(InputError, read_slide, adata, files / "slide.png", width_um=20.0)
     assert "55 for Visium" in refusal(OptionError, read_slide, adata, files / "slide.png", mpp=MPP)
+    assert not read_slide(adata, files / "slide.png", mpp=MPP, width_um=16.0).round  # side by side as squares lie
+    assert "the 16 um that" in refusal(OptionError, read_slide, files / "slide.h5ad", width_um=20.0)
+
+
+def test_blocks_and_flags_may_be_written_in_several_ways(files):
+    adata = bins()
+    for kind in (int, str, float):
+        adata.obs["fold"] = (np.arange(adata.n_obs) % 3 - 1).astype(kind)
+        np.testing.assert_array_equal(read_slide(adata, files / "slide.png").block, np.arange(adata.n_obs) % 3 - 1)
+    adata.obs["fold"] = pd.Series(["left", None] * 100, index=adata.obs_names, dtype=object)
+    np.testing.assert_array_equal(read_slide(adata, files / "slide.png").block, [0, -1] * 100)
+    adata.obs["in_tissue"] = ["True", "0"] * 100
+    np.testing.assert_array_equal(read_slide(adata, files / "slide.png").in_tissue, [True, False] * 100)
+    adata.obs["in_tissue"] = ["yes", "no"] * 100
+    assert "true or false" in refusal(InputError, read_slide, adata, files / "slide.png")
 
 
 def test_the_file_may_name_its_image(files):

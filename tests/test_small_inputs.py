@@ -219,3 +219,15 @@ def test_both_halves_of_a_small_reference_have_types_to_tell_apart(seed):
         assert len(np.unique(kept.labels)) == 2
         assert len(np.unique(truth)) == 2
         assert len(target) == len(truth) > 0
+
+
+def test_many_genes_of_few_cells():
+    rng = np.random.default_rng(0)
+    names = [f"g{i}" for i in range(700)]
+    known = AnnData(sp.csr_matrix(rng.poisson(2.0, (30, 700)).astype(np.float32)))
+    known.obs["cell_type"] = np.repeat(["a", "b"], 15)
+    asked = AnnData(sp.csr_matrix(rng.poisson(2.0, (15, 700)).astype(np.float32)))
+    known.var_names = asked.var_names = names
+    reference, query = align(read_reference(known), read_query(asked))
+    proba = SpatialTransformerGNN(steps=2, rounds=1, members=1).fit(reference, query).predict_proba(query)
+    np.testing.assert_allclose(proba.sum(1), 1, atol=1e-4)

@@ -71,6 +71,7 @@ def _fit(
         from stgnn import tl
 
         read = [open_slide(slide, bin_um=bin_um, mpp=mpp) for slide in slides]
+        pictures = _pictures(output, len(read), [*slides, *(slide.image.path for slide in read)])
         checkpoint = output.with_name(output.name + ".checkpoint")
         model = tl.fit_expression(
             read,
@@ -84,8 +85,8 @@ def _fit(
             random_state=random_state,
         )
         shutil.rmtree(checkpoint, ignore_errors=True)
-        several = len(read) > 1
-        pictures = [_draw(slide, output, f".{number}" if several else "") for number, slide in enumerate(read, 1)]
+        for slide, picture in zip(read, pictures, strict=True):
+            _draw(slide, picture)
     card = model.card_
     known = [value for value in card["expected_pcc"] if value is not None]
     _say(
@@ -125,7 +126,9 @@ def _predict(
     from stgnn.data.files import check_output, write_atomically
     from stgnn.data.slides import bins_on
 
-    check_output(output, inputs=[path for path in (image, positions) if path is not None])
+    inputs = [path for path in (image, positions) if path is not None]
+    check_output(output, inputs=inputs)
+    (picture,) = _pictures(output.with_suffix(""), 1, inputs)
     chosen = None if genes is None else _read_genes(genes)
     with log_to_stderr(verbose):
         from stgnn import tl
@@ -133,7 +136,7 @@ def _predict(
         slide = bins_on(image, positions, bin_um=bin_um, mpp=mpp)
         predicted = tl.predict_expression(slide, model, genes=chosen, device=device)
         write_atomically(predicted, output)
-        picture = _draw(slide, output.with_suffix(""))
+        _draw(slide, picture)
     _say(
         ("bins", f"{predicted.n_obs:,} of {slide.width_um:g} um"),
         ("genes", f"{predicted.n_vars:,}"),
@@ -225,8 +228,19 @@ def _read_genes(path: Path) -> list[str]:
     return names
 
 
-def _draw(slide: Slide, output: Path, suffix: str = "") -> Path:
-    """Draw the bins over the image, beside the output, whole or not at all."""
+def _pictures(output: Path, n: int, inputs: list[Path]) -> list[Path]:
+    """Where the pictures of slides go, beside the output; never onto an image that was given."""
+    numbers = [""] if n == 1 else [f".{number}" for number in range(1, n + 1)]
+    paths = [output.with_name(f"{output.name}.bins{number}.png") for number in numbers]
+    for path in paths:
+        if path.resolve() in {source.resolve() for source in inputs}:
+            expected = "a name whose picture is no input"
+            raise FileError("output", expected=expected, found=f"{str(path)!r}", hint="choose another name")
+    return paths
+
+
+def _draw(slide: Slide, path: Path) -> None:
+    """Draw the bins over the image, whole or not at all."""
     import matplotlib
 
     from stgnn.data.files import PARTIAL
@@ -236,7 +250,6 @@ def _draw(slide: Slide, output: Path, suffix: str = "") -> Path:
 
     from stgnn import pl
 
-    path = output.with_name(f"{output.name}{suffix}.png")
     partial = path.with_name(path.name + PARTIAL)
     figure = pl.slide(slide).figure
     try:
@@ -249,7 +262,6 @@ def _draw(slide: Slide, output: Path, suffix: str = "") -> Path:
     finally:
         partial.unlink(missing_ok=True)
         pyplot.close(figure)  # type: ignore[arg-type]
-    return path
 
 
 def _expected(predicted: AnnData) -> str:

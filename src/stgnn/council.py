@@ -174,6 +174,6 @@ def common_scale(reference: Cells, query: Cells, guess: np.ndarray, random_state
     if z_query.shape[1] <= MAX_GENES:
         return Scale(z_reference, z_query, composition, None)
     both = np.vstack([z_reference, z_query])
-    pca = PCA(50, svd_solver="randomized", random_state=random_state).fit(both)
+    pca = PCA(min(50, len(both) - 1), svd_solver="randomized", random_state=random_state).fit(both)
     loadings = (pca.components_ / np.sqrt(pca.explained_variance_)[:, None]).T.astype(np.float32)
     return Scale(z_reference @ loadings, z_query @ loadings, composition, loadings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from numbers import Integral
@@ -11,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stgnn.data.expression import Expression, learnable, share_genes, with_total
+from stgnn.data.expression import Expression, check_distinct, learnable, share_genes, with_total
 from stgnn.data.images import Image
 from stgnn.data.predictions import to_anndata
 from stgnn.data.schema import CountsError, GenesError, InputError, ModelError, OptionError, nearest
 from stgnn.data.slide import Slide, take
 from stgnn.data.slides import aggregate, bins_on, read_slide, without_expression
-from stgnn.holdout import holdouts, training, with_blocks
+from stgnn.holdout import check_names, holdouts, training, with_blocks
 from stgnn.methods import name_of, predictor
 from stgnn.methods.base import ExpressionPredictor, check_model_folder, load, saved_fields
 from stgnn.methods.saving import versions
 from stgnn.metrics import gene_pearson
+from stgnn.train import check_device
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -99,10 +99,11 @@ def fit_expression(
     if isinstance(slides, (str, Path)) or not slides:
         raise InputError("slides", expected="a list of one slide or more", found=repr(slides))
     read = [with_total(open_slide(slide, bin_um=bin_um, mpp=mpp)) for slide in slides]
+    check_names(read)
     shared = share_genes(read, genes)
     good = [learnable(slide) for slide in shared]
     parts = None if checkpoint is None else Path(checkpoint)
-    fitted = _with(made, checkpoint=None if parts is None else str(parts / "whole")).fit(good)
+    fitted = (made if parts is None else _with(made, checkpoint=str(parts / "whole"))).fit(good)
     expected, source = _expected(made, shared, int(folds), parts)
     fitted.card_ = _card(fitted, good, expected, source)
     if save_model is not None:
@@ -185,7 +186,7 @@ def predict_expression(
     fitted = None if model is None else _fitted(model, device)
     if fitted is not None:
         columns = _columns(fitted.genes_, genes)
-    bins = image if isinstance(image, Slide) else bins_on(image, positions, bin_um=bin_um, mpp=mpp)
+    bins = _bins(image, positions, bin_um, mpp)
     if fitted is None:
         fitted = fit_expression(
             slides or [],
@@ -240,8 +241,7 @@ def make(
     >>> make("ridge", encoder="resnet50").encoder
     'resnet50'
     """
-    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        raise OptionError("device", expected="auto, cpu, cuda, cuda:1 or mps", found=repr(device))
+    check_device(device)
     if not isinstance(random_state, Integral) or not 0 <= random_state < 2**32:
         raise OptionError("random_state", expected="a whole number from 0 to 2**32 - 1", found=repr(random_state))
     if isinstance(method, str):
@@ -289,7 +289,7 @@ def _expected(
         except CountsError:  # a block without a good bin tells nothing, and is no reason to lose the fit
             continue
         scale = predicting.scale_of(known)
-        model = _with(made, checkpoint=place).fit(known)
+        model = (_with(made) if place is None else _with(made, checkpoint=place)).fit(known)
         scores += [_correlation(test, model.predict(without_expression(test)), scale) for test in tests]
     if not scores:
         return unknown, "nothing held out: no bins to judge by"
@@ -332,6 +332,7 @@ def _card(model: ExpressionPredictor, slides: Sequence[Slide], expected: np.ndar
 
 def _fitted(model: str | Path | ExpressionPredictor, device: str) -> ExpressionPredictor:
     """Load a saved model, or pass on a fitted one."""
+    check_device(device)
     found = load(model, device=device) if isinstance(model, (str, Path)) else model
     if not isinstance(found, ExpressionPredictor):
         raise ModelError(f"model: expected a method that predicts expression; found {type(found).__name__}")
@@ -340,10 +341,22 @@ def _fitted(model: str | Path | ExpressionPredictor, device: str) -> ExpressionP
     return found
 
 
+def _bins(
+    image: str | Path | Image | Slide, positions: str | Path | None, bin_um: float | None, mpp: float | None
+) -> Slide:
+    if not isinstance(image, Slide):
+        return bins_on(image, positions, bin_um=bin_um, mpp=mpp)
+    for name, value in (("positions", positions), ("bin_um", bin_um), ("mpp", mpp)):
+        if value is not None:
+            raise OptionError(name, expected="none for a Slide, which has bins and a scale", found=repr(value))
+    return image
+
+
 def _columns(known: np.ndarray, genes: Sequence[str] | None) -> np.ndarray:
     if genes is None:
         return np.arange(len(known))
     place = {str(name): number for number, name in enumerate(known)}
+    check_distinct(genes)
     for gene in genes:
         if gene not in place:
             expected = f"some of the {len(place)} genes of the model"

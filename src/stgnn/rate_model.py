@@ -24,7 +24,7 @@ from stgnn.placement import Placement, placement
 from stgnn.predicting import log_density, mean_profile, scale_of
 from stgnn.rate_training import Crop, Lesson, Recipe, draw, loss_of, predict, train
 from stgnn.rates import Parts, RateNetwork
-from stgnn.train import Plan, autocast, find_device, fingerprint, progress, seed_of
+from stgnn.train import Plan, autocast, check_device, find_device, fingerprint, progress, seed_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -347,8 +347,7 @@ def _check(settings: Settings) -> None:
     ):
         if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
             raise OptionError(name, expected="a positive number" + (", or 0" if zero else ""), found=repr(number))
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise OptionError("device", expected="a device of this machine", found=repr(settings.device))
+    check_device(settings.device)
 
 
 def pack(rates: Rates) -> dict[str, np.ndarray]:

@@ -27,8 +27,8 @@ LIKELIHOODS = ("poisson", "negative-binomial", "gaussian")
 _MARGIN_UM = 32.0
 """Border of a crop where nothing is learned, unless the slide ends there: a convolution sees too little."""
 
-_FEW = 32
-"""Bins that a crop must hold."""
+_FEW, _TRIES = 32, 20
+"""Bins that a crop should hold, and how many are tried for it."""
 
 _CORE = 512
 _HALO = 3
@@ -142,12 +142,15 @@ def draw(lessons: Sequence[Lesson], recipe: Recipe, stride: int, rng: np.random.
     rows, columns = lesson.field.shape
     side = _multiple(min(recipe.crop_um / lesson.field.um, max(rows, columns)), stride)
     margin = min(_MARGIN_UM / lesson.field.um, side / 8)
-    for _ in range(20):
-        x, y = lesson.places[rng.integers(len(lesson.places))] - rng.uniform(margin, side - margin, 2)
+    crops: list[tuple[int, int, np.ndarray]] = []
+    while len(crops) < _TRIES and (not crops or len(crops[-1][2]) < _FEW):
+        centre = int(rng.integers(len(lesson.places)))
+        x, y = lesson.places[centre] - rng.uniform(margin, side - margin, 2)
         row, column = int(np.clip(y, 0, max(0, rows - side))), int(np.clip(x, 0, max(0, columns - side)))
         inside = np.flatnonzero(_learnable(lesson.places, row, column, side, margin, lesson.field.shape))
-        if len(inside) >= _FEW:
-            break
+        # cells are whole: rounding may have put the bin onto the margin, and where bins are few it was the only one
+        crops.append((row, column, inside if len(inside) else np.array([centre])))
+    row, column, inside = max(crops, key=lambda crop: len(crop[2]))
     return _crop(lesson, recipe, row, column, side, inside, rng)
 
 

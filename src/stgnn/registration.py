@@ -228,9 +228,10 @@ def overlay(
     if not maps or query.coords is None or query.coords.shape[1] != 2:
         return scores, agreement
     log_proba = log_softmax(experts.floored(log_softmax(log_proba, axis=1)), axis=1)
-    for name, own in zip(query.sections, by_section(query.section), strict=True):
+    for own in by_section(query.section):
         if len(own) < FEWEST:
             continue
+        name = query.sections[query.section[own[0]]]  # a section may have lost all of its cells
         some = own[:: max(1, len(own) // MOST_CELLS)]
         atlas, pose, agreement[name] = _best(maps, query.coords[some], features[some], np.exp(log_proba[some]))
         weight = WEIGHT * np.clip((agreement[name] - APART) / (TOGETHER - APART), 0, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import fields, replace
 from numbers import Integral
 from pathlib import Path
@@ -167,6 +166,8 @@ def _check(
     """Refuse what no data could make right, before anything is read."""
     from anndata import AnnData
 
+    from stgnn.train import check_device
+
     if not isinstance(adata, AnnData):
         hint = "pass one of its tables: sdata.tables[...]" if hasattr(adata, "tables") else "read it first"
         raise InputError("adata", expected="AnnData, to write results onto", found=type(adata).__name__, hint=hint)
@@ -177,8 +178,7 @@ def _check(
         raise OptionError(
             "save_model", expected="none where a model is given, which is not fitted again", found=repr(str(save_model))
         )
-    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        raise OptionError("device", expected="auto, cpu, cuda, cuda:1 or mps", found=repr(device))
+    check_device(device)
     if not isinstance(random_state, Integral) or not 0 <= random_state < 2**32:
         raise OptionError("random_state", expected="a whole number from 0 to 2**32 - 1", found=repr(random_state))
 

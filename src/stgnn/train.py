@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from stgnn.data.schema import OptionError
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +175,29 @@ def one_cycle(progress: float, warm: float) -> float:
 def seed_of(*numbers: int) -> int:
     """One seed from several numbers, the same on every machine."""
     return int(np.random.SeedSequence([int(n) for n in numbers]).generate_state(1)[0])
+
+
+def check_device(name: str) -> None:
+    """Refuse what is no name of a device, or of none that this machine has.
+
+    Raises
+    ------
+    OptionError
+        If it is.
+
+    Examples
+    --------
+    >>> check_device("gpu")
+    Traceback (most recent call last):
+    stgnn.data.schema.OptionError: device: expected auto, cpu, cuda, cuda:1 or mps; found 'gpu'
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise OptionError("device", expected="auto, cpu, cuda, cuda:1 or mps", found=repr(name))
+    there = torch.backends.mps.is_available() if name == "mps" else True
+    if name.startswith("cuda"):
+        there = int(name.partition(":")[2] or 0) < torch.cuda.device_count()
+    if not there:
+        raise OptionError("device", expected="a device of this machine", found=repr(name), hint="auto takes the best")
 
 
 def find_device(name: str) -> torch.device:

@@ -71,13 +71,18 @@ def _of_one_kind(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records of each task and method as last defined: those of an older definition are of something else."""
     latest: dict[tuple[str, str], Any] = {}
     for record in sorted(records, key=lambda record: record.get("date", "")):
-        for part in ("task", "method"):
-            latest[part, record[part]] = record.get("definition", {}).get(part)
-    return [
-        record
-        for record in records
-        if all(record.get("definition", {}).get(part) == latest[part, record[part]] for part in ("task", "method"))
-    ]
+        latest |= _defined(record)
+    return [record for record in records if all(latest[key] == value for key, value in _defined(record).items())]
+
+
+def _defined(record: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    """How a record's task and method are defined, and the whole whose fold the task is."""
+    given = record.get("definition", {})
+    out = {(part, record[part]): given.get(part) for part in ("task", "method")}
+    if is_expression(record):
+        task = given["task"]
+        out["of", task["of"]] = {name: value for name, value in task.items() if name not in ("name", "fold")}
+    return out
 
 
 def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
 from stgnn.data.columns import read_coords, unique_names
 from stgnn.data.counts import find_counts
@@ -97,7 +98,7 @@ def _placed(
         raise CoordinatesError(
             "spatial_key", expected="a key of source.obsm", found=f"no key {spatial_key!r}", hint=hint
         )
-    width_um, is_round = _width(facts, width_um)
+    width_um, is_round = _width(facts, width_um, coords[:, :2] * image.mpp)
     notes: list[str] = []
     names, repeats = unique_names(adata.obs_names)
     if repeats:
@@ -205,10 +206,17 @@ def _check_size(image: Image, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _width(facts: Mapping[str, Any], width_um: float | None) -> tuple[float, bool]:
+def _width(facts: Mapping[str, Any], width_um: float | None, places: np.ndarray) -> tuple[float, bool]:
     """Width of bins or spots in micrometres, and whether they are round."""
-    square = "bin_size_um" in facts
-    value = facts.get("bin_size_um", facts.get("spot_diameter_um")) if width_um is None else width_um
+    told = facts.get("bin_size_um", facts.get("spot_diameter_um"))
+    if told is not None and width_um is not None and not np.isclose(float(told), width_um, rtol=0.01):
+        raise OptionError(
+            "width_um",
+            expected=f"the {float(told):g} um that uns['spatial'] says",
+            found=repr(width_um),
+            hint="leave it out; bins are summed into wider ones after reading",
+        )
+    value = width_um if told is None else told
     if value is None or not np.isfinite(float(value)) or float(value) <= 0:
         raise OptionError(
             "width_um",
@@ -216,7 +224,15 @@ def _width(facts: Mapping[str, Any], width_um: float | None) -> tuple[float, boo
             found="none in uns['spatial']" if value is None else repr(value),
             hint="pass width_um=..., which is 55 for Visium",
         )
-    return float(value), not square
+    return float(value), "bin_size_um" not in facts if told is not None else not _tiled(places, float(value))
+
+
+def _tiled(places: np.ndarray, width: float) -> bool:
+    """Whether bins lie side by side, as squares do and spots, between which there are gaps, do not."""
+    if len(places) < 2:
+        return False
+    pitch = np.median(cKDTree(places).query(places, k=2)[0][:, 1])
+    return bool(np.isclose(pitch, width, rtol=0.1))
 
 
 def _single(adata: AnnData, column: str) -> str | None:
@@ -237,17 +253,24 @@ def _single(adata: AnnData, column: str) -> str | None:
 def _flags(adata: AnnData, column: str, otherwise: bool) -> np.ndarray:
     if column not in adata.obs:
         return np.full(adata.n_obs, otherwise)
-    return adata.obs[column].astype(int).to_numpy() > 0
+    values = adata.obs[column].astype(str).str.strip().str.lower()
+    number = pd.to_numeric(values.replace({"true": "1", "false": "0"}), errors="coerce")
+    if number.isna().any():
+        raise InputError(
+            f"obs[{column!r}]", expected="true or false, 1 or 0", found=repr(values[number.isna()].iloc[0])
+        )
+    return number.to_numpy() > 0
 
 
 def _blocks(adata: AnnData) -> np.ndarray:
-    """Codes of the blocks: the numbers themselves where they are such, else their order; -1 where missing."""
+    """Codes of the blocks: the numbers themselves where they are whole, else their order; -1 for none."""
     if _BLOCK not in adata.obs:
         return np.full(adata.n_obs, -1, dtype=np.int64)
-    codes, values = pd.factorize(adata.obs[_BLOCK].astype(object), sort=True)
-    names = [str(value) for value in values]
-    numbers = np.array([int(name) for name in names] if all(map(str.isdigit, names)) else range(len(names)), dtype=int)
-    return np.append(numbers, -1)[codes].astype(np.int64)
+    values = adata.obs[_BLOCK].astype(object)
+    number = pd.to_numeric(values, errors="coerce")
+    if (number.notna() == values.notna()).all() and (number.dropna() % 1 == 0).all():
+        return number.fillna(-1).clip(lower=-1).to_numpy(dtype=np.int64)
+    return pd.factorize(values.astype(str).where(values.notna()), sort=True)[0].astype(np.int64)
 
 
 def _grid(adata: AnnData) -> np.ndarray | None:

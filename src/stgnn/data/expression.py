@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from stgnn.data.schema import CountsError, GenesError, InputError, number_of
+from stgnn.data.schema import CountsError, GenesError, InputError, OptionError, number_of
 from stgnn.data.slide import Slide, take
 
 __all__ = ["LEAST_TOTAL", "Expression", "learnable", "measured", "share_genes", "with_total"]
@@ -119,6 +119,27 @@ def learnable(slide: Slide) -> Slide:
     return take(slide, np.flatnonzero(good))
 
 
+def check_distinct(genes: Sequence[str]) -> None:
+    """Refuse a choice of genes that is empty or names one twice.
+
+    Raises
+    ------
+    OptionError
+        If it does.
+
+    Examples
+    --------
+    >>> check_distinct(["Actb", "Actb"])
+    Traceback (most recent call last):
+    stgnn.data.schema.OptionError: genes: expected names, each once; found 'Actb' more than once
+    """
+    names = list(genes)
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice or not names:
+        found = f"{twice[0]!r} more than once" if twice else "none"
+        raise OptionError("genes", expected="names, each once", found=found)
+
+
 def share_genes(slides: Sequence[Slide], genes: Sequence[str] | None = None) -> list[Slide]:
     """Bring slides to the same genes in the same order.
 
@@ -143,7 +164,9 @@ def share_genes(slides: Sequence[Slide], genes: Sequence[str] | None = None) -> 
     """
     if not slides:
         raise InputError("slides", expected="one slide or more", found="none")
-    if genes is None:
+    if genes is not None:
+        check_distinct(genes)
+    else:
         shared = set(slides[0].genes).intersection(*(slide.genes for slide in slides[1:]))
         if not shared:
             raise GenesError("slides", expected="genes that all slides share", found="none")

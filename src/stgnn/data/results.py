@@ -129,13 +129,17 @@ def check_key_added(adata: AnnData, key_added: str) -> None:
     """
     if not key_added or "/" in key_added:
         raise OptionError("key_added", expected="a name without '/'", found=repr(key_added))
-    if key_added in adata.obs and key_added not in adata.uns:
-        raise OptionError(
-            "key_added",
-            expected="a name that is free",
-            found=f"{key_added!r}, a column of obs",
-            hint="choose another, or delete the column first",
-        )
+    earlier = adata.uns.get(key_added)
+    if isinstance(earlier, Mapping) and {"types", "parameters", "version"} <= set(earlier):
+        return
+    columns = key_added, confidence_key(key_added), rejection_key(key_added)
+    tables = proba_key(key_added), embedding_key(key_added)
+    taken = [f"{name!r}, a column of obs" for name in columns if name in adata.obs]
+    taken += [f"{name!r}, an entry of obsm" for name in tables if name in adata.obsm]
+    taken += [f"{key_added!r}, an entry of uns"] * (key_added in adata.uns)
+    if taken:
+        hint = "choose another, or delete that first"
+        raise OptionError("key_added", expected="a name that is free", found=taken[0], hint=hint)
 
 
 def _check(adata: AnnData, cells: Cells, prediction: Prediction, types: tuple[str, ...]) -> None:

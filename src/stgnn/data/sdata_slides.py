@@ -95,7 +95,7 @@ def slide_from_spatialdata(
     adata.obsm["spatial"] = (points @ to_pixels.T)[:, :2]
     # of circles nothing is taken: Visium's are those of a theoretical spot of 65 um, not of what the spot captures
     squares = "radius" not in shapes.columns
-    facts = {"bin_size_um": _side(shapes, to_pixels, mpp, width_um)} if squares else {}
+    facts = {"bin_size_um": _side(shapes, to_pixels, mpp, width_um)} if squares else {"spot_diameter_um": width_um}
     adata.uns["spatial"] = {region: {"scalefactors": facts}}
     where = Path(sdata.path or "SpatialData") / "images" / key
     pixels = ArrayPixels(where, _arrays(sdata.images[key]))

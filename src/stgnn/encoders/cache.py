@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 import sys
 import zlib
 from collections.abc import Callable
@@ -127,15 +128,15 @@ def cached(
                 done(len(part))
         _join(whole, paths, parts)
     except OSError as error:
+        if (theirs := _read(whole)) is not None:  # another process was first, and has put the pieces away
+            return theirs
         raise FileError(
             "cache",
             expected="a folder to keep features in",
             found=f"{str(folder)!r}: {type(error).__name__}: {error}",
             hint="set STGNN_CACHE or pass cache=FOLDER, or cache=False to keep nothing",
         ) from error
-    for path in pieces.glob("*"):
-        path.unlink(missing_ok=True)
-    pieces.rmdir()
+    shutil.rmtree(pieces, ignore_errors=True)
     again = _read(whole)
     if again is None:
         raise FileError("cache", expected="features as they were written", found=f"a damaged {str(whole)!r}")

@@ -129,7 +129,7 @@ def check_model_folder(folder: str | Path, argument: str = "save_model") -> Path
         raise FileError(argument, expected="a folder to write to", found=f"{str(parent)!r}, which is not writable")
     if folder.is_file():
         raise FileError(argument, expected="a folder", found=f"a file, {str(folder)!r}")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not _holds_a_model(folder):
         raise FileError(
             argument,
             expected="a new folder, or one with an earlier model to replace",
@@ -137,6 +137,17 @@ def check_model_folder(folder: str | Path, argument: str = "save_model") -> Path
             hint="choose another name",
         )
     return folder
+
+
+def _holds_a_model(folder: Path) -> bool:
+    """Whether a folder holds a saved model and nothing else: it is about to be replaced whole."""
+    if not {path.name for path in folder.iterdir()} <= {CONFIG, WEIGHTS}:
+        return False
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and {"format", "method", "tensors"} <= set(config)
 
 
 def load(folder: str | Path, *, device: str = "auto") -> Annotator | ExpressionPredictor:
