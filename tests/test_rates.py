@@ -30,7 +30,7 @@ from stgnn.train import Plan
 
 pytestmark = pytest.mark.usefixtures("feature_cache")
 
-SMALL = {"steps": 6, "crop_um": 256.0, "bins": 200, "encoder": "none"}
+SMALL = {"steps": 6, "crop_um": 256.0, "bins": 200, "encoder": "none", "cross_attention": True, "graph": True}
 
 
 @pytest.fixture(scope="module")
