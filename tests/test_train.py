@@ -325,3 +325,9 @@ def test_fingerprints_tell_work_apart():
     x = np.arange(6.0)
     assert train.fingerprint([x], "a") == train.fingerprint([x.copy()], "a")
     assert len({train.fingerprint([x], "a"), train.fingerprint([x + 1], "a"), train.fingerprint([x], "b")}) == 3
+
+
+def test_every_step_is_told_once():
+    told: list[int] = []
+    fit(network := small(), loss_of(network), 1, Plan(6, save_every=2), watch=told.append)
+    assert told == [1] * 6

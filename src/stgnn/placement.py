@@ -99,9 +99,10 @@ def placement(slides: list[Evidence], random_state: int) -> Placement | None:
     -------
     None if there are too few bins, or if what one half of the tissue says does not make the other fit better.
     """
-    known = max(slides, key=lambda slide: float(slide.total.sum()))
-    if len(known.places_um) < _FEWEST:
+    many = [slide for slide in slides if len(slide.places_um) >= _FEWEST]
+    if not many:
         return None
+    known = max(many, key=lambda slide: float(slide.total.sum()))
     rows = np.sort(np.random.default_rng(random_state).permutation(len(known.places_um))[:_MOST])
     patterns = _strongest(known, rows, random_state)
     if patterns is None:

@@ -56,9 +56,9 @@ def same_width(slide: Slide, width_um: float, method: str) -> None:
         )
 
 
-def features(slides: Sequence[Slide], encoder: str) -> list[Float[np.ndarray, "n d"]]:
+def features(slides: Sequence[Slide], encoder: str, device: str = "auto") -> list[Float[np.ndarray, "n d"]]:
     """Features of every bin of every slide, kept on disk."""
-    return [extract(slide.image, slide.places, encoder=encoder) for slide in slides]
+    return [extract(slide.image, slide.places, encoder=encoder, device=device) for slide in slides]
 
 
 def scale_of(slides: Sequence[Slide]) -> float:

@@ -89,7 +89,7 @@ def fit(
     checkpoint
         File that keeps the state; if it exists, training goes on from there.
     watch
-        Called after each step with the number of steps done.
+        Called after each step with the number of steps done since the last call: 1, at first those resumed too.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def fit(
     """
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=plan.decay, fused=True)
     state = _resume(checkpoint, network, optimiser)
-    rank, world = _world()
+    told, (rank, world) = 0, _world()
     for step in range(state.step, plan.steps):
         network.train()
         for group in optimiser.param_groups:
@@ -117,7 +117,8 @@ def fit(
         state.running.append(total)
         state.step = step + 1
         if watch is not None:
-            watch(state.step)
+            watch(state.step - told)
+            told = state.step
         due = state.step % plan.check_every == 0 or state.step == plan.steps
         if due and _look(network, validate, state, plan):
             break
@@ -220,14 +221,14 @@ def autocast(network: nn.Module, precision: str) -> torch.autocast:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Bar of so many steps on stderr, quiet where that is no terminal; yields a function to call after each step."""
+    """Bar of so many steps on stderr, quiet where that is no terminal; yields a function to tell of steps done."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda step: bar.advance(task)
+        yield lambda done: bar.advance(task, done)
 
 
 def fingerprint(arrays: list[np.ndarray], words: str) -> str:

@@ -145,7 +145,7 @@ class DeepSets(ExpressionPredictor):
         """Learn from random batches of bins of all slides."""
         self.genes_, self.scale_ = slides[0].genes, predicting.scale_of(slides)
         self.width_um_ = predicting.one_width(slides, "deep-sets")
-        own, inside = predicting.features(slides, self.encoder), [self._inside(slide) for slide in slides]
+        own, inside = predicting.features(slides, self.encoder, self.device), [self._inside(slide) for slide in slides]
         self.standard_ = predicting.Standard.of(np.concatenate(own))
         self.inside_ = (
             predicting.Standard.of(np.concatenate(inside).reshape(-1, own[0].shape[1]))
@@ -175,7 +175,7 @@ class DeepSets(ExpressionPredictor):
     def predict(self, slide: Slide) -> Expression:
         """Apply the network to the bins of a slide, with the bins of that slide around them."""
         predicting.same_width(slide, self.width_um_, "deep-sets")
-        view = self._view(predicting.features([slide], self.encoder), [slide], [self._inside(slide)])
+        view = self._view(predicting.features([slide], self.encoder, self.device), [slide], [self._inside(slide)])
         network = self.network_.to(view.own.device)
         rows = torch.arange(len(slide), device=view.own.device).split(_PART)
         y = torch.cat([network(*view.at(part)).float().cpu() for part in rows]).numpy()
@@ -189,7 +189,7 @@ class DeepSets(ExpressionPredictor):
         step = (np.arange(_SIDE) + 0.5) / _SIDE - 0.5
         offset = slide.width_um * np.stack(np.meshgrid(step, step), axis=-1).reshape(-1, 2)
         places = (slide.places[:, None] + offset).reshape(-1, 2)
-        values = extract(slide.image, places, encoder=self.encoder, width_um=slide.width_um)
+        values = extract(slide.image, places, encoder=self.encoder, width_um=slide.width_um, device=self.device)
         return values.reshape(len(slide), len(offset), -1)
 
     def _view(self, own: Sequence[np.ndarray], slides: Sequence[Slide], inside: Sequence[np.ndarray]) -> View:

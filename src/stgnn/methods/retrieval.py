@@ -121,7 +121,7 @@ class Retrieval(ExpressionPredictor):
         """Train both heads, and keep a reference of expression and where it lies in their space."""
         self.genes_, self.scale_ = slides[0].genes, predicting.scale_of(slides)
         self.width_um_ = predicting.one_width(slides, "retrieval")
-        x = np.concatenate(predicting.features(slides, self.encoder))
+        x = np.concatenate(predicting.features(slides, self.encoder, self.device))
         y = np.concatenate([predicting.with_density(slide, self.scale_) for slide in slides])
         self.standard_, self.profile_ = predicting.Standard.of(x), predicting.Standard.of(y[:, :-1])
         order = np.argsort(self.genes_.astype(str))  # the same weights for a gene wherever it stands
@@ -149,7 +149,7 @@ class Retrieval(ExpressionPredictor):
     def predict(self, slide: Slide) -> Expression:
         """Average the profiles that each bin's image finds."""
         predicting.same_width(slide, self.width_um_, "retrieval")
-        (x,) = predicting.features([slide], self.encoder)
+        (x,) = predicting.features([slide], self.encoder, self.device)
         device = find_device(self.device)
         bank, network = torch.from_numpy(self.bank_).to(device).T, self.network_.to(device)
         k = min(self.neighbours or max(_LEAST, len(self.bank_) // _ONE_IN), len(self.bank_))
