@@ -150,6 +150,13 @@ CASES: dict[str, tuple[Callable[[Run], object], str, str]] = {
     "layer of the reference missing": (lambda run: run.set(reference_layer="raw"), "layer", "'raw'"),
     "genes by other names": (lambda run: run.rename("ENSMUSG{:011d}".format), "genes", "0 shared"),
     "genes of another species": (lambda run: run.rename("GENE{}".format), "genes", "if case were ignored"),
+    "no such resolution": (lambda run: run.set(resolution="spots"), "resolution", "did you mean 'spot'"),
+    "spots by a method for cells": (
+        lambda run: run.set(resolution="spot", method="logistic"),
+        "method",
+        "poisson-mixture",
+    ),
+    "number of cells missing": (lambda run: run.set(cells_key="n"), "cells_key", "no column 'n'"),
     "no such method": (lambda run: run.set(method="logstic"), "method", "did you mean 'logistic'"),
     "name of the results taken": (lambda run: run.set(key_added="section"), "key_added", "'section'"),
     "name of the results with a slash": (lambda run: run.set(key_added="a/b"), "key_added", "'a/b'"),

@@ -32,7 +32,7 @@ PUBLIC = {
         "training_curve",
     ],
     "stgnn.report": ["check_path", "write_report"],
-    "stgnn.datasets": ["demo_query", "demo_reference"],
+    "stgnn.datasets": ["SpotDesign", "demo_query", "demo_reference", "simulate_spots"],
     "stgnn.splits": [
         "Fold",
         "block_folds",

@@ -51,6 +51,13 @@ def _cli(ctx: click.Context) -> None:
 @click.option("--reference-layer", help="The same for the reference.")
 @click.option("--recover-counts", is_flag=True, help="Turn log-normalised values back into counts.")
 @click.option("--um-per-unit", type=Number(float, "a number"), help="Micrometres per unit of the coordinates.")
+@click.option(
+    "--resolution",
+    default="auto",
+    show_default=True,
+    help="cell: one type each; spot: shares of types; auto: by places.",
+)
+@click.option("--cells-key", help="Column of the query with the number of cells in each spot, if known.")
 @click.option("--method", default="stgnn", show_default=True, help="Method; a wrong name lists all.")
 @click.option("--key-added", default=KEY_ADDED, show_default=True, help="Name of the results.")
 @click.option("--save-model", type=click.Path(path_type=Path), help="Folder to save the fitted model in.")
@@ -70,6 +77,8 @@ def _annotate(
     reference_layer: str | None,
     recover_counts: bool,
     um_per_unit: float | None,
+    resolution: str,
+    cells_key: str | None,
     method: str,
     key_added: str,
     save_model: Path | None,
@@ -112,6 +121,8 @@ def _annotate(
             reference_layer=reference_layer,
             recover_counts=recover_counts,
             um_per_unit=um_per_unit,
+            resolution=resolution,
+            cells_key=cells_key,
             method=method,
             key_added=key_added,
             model=model,

@@ -1,13 +1,15 @@
-"""Real data that ship with the package: one MERFISH section, and a scRNA-seq reference of the same tissue."""
+"""Data to start with: a MERFISH section with a scRNA-seq reference, which ship with the package, and simulated spots."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stgnn.data.simulated_spots import SpotDesign, simulate_spots
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["demo_query", "demo_reference"]
+__all__ = ["SpotDesign", "demo_query", "demo_reference", "simulate_spots"]
 
 
 def demo_query() -> AnnData:

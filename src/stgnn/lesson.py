@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stgnn import experts
-from stgnn.council import MAX_GENES, weighted_standardise
+from stgnn.council import MAX_GENES, Scale, weighted_standardise
 from stgnn.graph.build import gene_correlation, metacells
 from stgnn.nn.tissue import Batch, plain_batches, spatial_batches
 from stgnn.standins import NOISE, SPILL, cell_weights, degrade, depths, labels_of, typical_depth
@@ -143,7 +143,7 @@ def prepare(
     depth, weight = typical_depth(query), cell_weights(labels, scale.composition)
     known = weighted_standardise(experts.log_normalise(reference.counts, depth), weight)
     asked = standardised(query)
-    shape = _shape(reference, query, known, teaching, random_state)
+    shape = shape_of(reference, query, known, scale, random_state)
     see_known, see_asked = shape.see(known), shape.see(asked)
     views = []
     if augmentation:
@@ -168,22 +168,23 @@ def standardised(query: Cells) -> np.ndarray:
     return experts.standardise(experts.log_normalise(query.counts, typical_depth(query)))
 
 
-def _shape(reference: Cells, query: Cells, known: np.ndarray, teaching: Teaching, random_state: int) -> Shape:
+def shape_of(reference: Cells, query: Cells, known: Float[np.ndarray, "r g"], scale: Scale, random_state: int) -> Shape:
+    """Shape of a network for cells whose standardised expression is known (cells, genes), and their features' scale."""
     labels, n_types = labels_of(reference), len(reference.types)
-    loadings = teaching.scale.loadings
+    loadings = scale.loadings
     genes = np.arange(known.shape[1])
     if loadings is not None:
         genes = np.sort(np.argsort(-known.std(0), kind="stable")[:MAX_GENES])
     averaged, _ = metacells(known[:, genes], labels, 20, random_state)
     table = gene_correlation(averaged, GENE_NEIGHBOURS).table(GENE_NEIGHBOURS)
-    groups, kinds = _prototypes(teaching.scale.reference, labels, n_types, random_state)
+    groups, kinds = _prototypes(scale.reference, labels, n_types, random_state)
     dims = 2
     if reference.coords is not None and query.coords is not None:
         dims = min(reference.coords.shape[1], query.coords.shape[1])
     elif query.coords is not None:
         dims = query.coords.shape[1]
     return Shape(
-        features=teaching.scale.reference.shape[1],
+        features=scale.reference.shape[1],
         types=n_types,
         dims=dims,
         genes=genes,
@@ -192,7 +193,7 @@ def _shape(reference: Cells, query: Cells, known: np.ndarray, teaching: Teaching
         gene_correlation=table[1],
         gene_mask=table[2],
         gene_module=_modules(averaged, random_state),
-        memory_features=np.stack([teaching.scale.reference[rows].mean(0) for rows in groups]),
+        memory_features=np.stack([scale.reference[rows].mean(0) for rows in groups]),
         memory_genes=np.stack([known[rows][:, genes].mean(0) for rows in groups]),
         memory_kind=np.eye(n_types, dtype=np.float32)[kinds],
     )

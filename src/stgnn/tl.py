@@ -7,12 +7,15 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, InputError, ModelError, OptionError
+from stgnn.data.columns import read_numbers
+from stgnn.data.resolution import RESOLUTIONS, resolution_of
+from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, InputError, ModelError, OptionError, check_option
 from stgnn.histology import fit_expression, predict_expression
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from stgnn.data.cells import Cells
     from stgnn.methods.base import Annotator
 
 __all__ = ["annotate", "fit_expression", "predict_expression"]
@@ -29,6 +32,8 @@ def annotate(
     reference_layer: str | None = None,
     recover_counts: bool = False,
     um_per_unit: float | None = None,
+    resolution: str = "auto",
+    cells_key: str | None = None,
     method: str | Annotator = "stgnn",
     key_added: str = KEY_ADDED,
     model: str | Path | Annotator | None = None,
@@ -65,9 +70,14 @@ def annotate(
         Whether log-normalised values may be turned back into counts.
     um_per_unit
         Micrometres per unit of the coordinates.
+    resolution
+        "cell": one type each; "spot": shares of all types in each; "auto" decides by whether places lie on a lattice,
+        and says so in ``uns[key_added]["notes"]``.
+    cells_key
+        Column of ``adata.obs`` with the number of cells in each spot, if it is known.
     method
-        One of ``stgnn.methods.ANNOTATORS``, or a method with hyper-parameters of one's own, which is copied, not
-        changed.
+        One of ``stgnn.methods.ANNOTATORS``, of spots ``stgnn.methods.DECONVOLVERS``, or a method with hyper-parameters
+        of one's own, which is copied, not changed.
     key_added
         Name of the results.
     model
@@ -94,6 +104,9 @@ def annotate(
         - ``adata.obs[f"{key_added}_rejection"]``: rejection score, 0 to 1;
         - ``adata.obsm[f"{key_added}_proba"]``: probabilities (cells, types), a DataFrame;
         - ``adata.obsm[f"X_{key_added}"]``: embedding (cells, dimensions);
+        - of spots, whose ``proba`` are shares and whose rejection is the share of counts that no type explains,
+          ``adata.obsm[f"{key_added}_abundance"]``, counts (with ``cells_key`` cells) of each type, and
+          ``adata.obsm[f"{key_added}_sd"]``, the standard deviation of each share, where the method tells it;
         - ``adata.uns[key_added]``: types, parameters, notes, details of the method, version.
 
     Raises
@@ -113,10 +126,13 @@ def annotate(
     ['type 1', 'type 2', 'type 3', 'type 4', 'type 5', 'unknown']
     """
     from stgnn.data import cells
+    from stgnn.data.subset import note
     from stgnn.methods import name_of
     from stgnn.methods.base import check_model_folder, saved_fields
 
     _check(adata, reference, model, save_model, device, random_state)
+    check_option("resolution", resolution, RESOLUTIONS)
+    n_cells = None if cells_key is None else read_numbers(adata, cells_key, "cells_key")
     cells.check_key_added(adata, key_added)
     if save_model is not None:
         check_model_folder(save_model)
@@ -142,9 +158,13 @@ def annotate(
             um_per_unit=um_per_unit,
         )
         known, query = cells.align(known, query)
-        fitted = _method(method, checkpoint, device, random_state)
+        chosen, why = _resolution(resolution, method, query, known, scaled=um_per_unit is not None)
+        query = note(query, *why)
+        fitted = _method(method, chosen, checkpoint, device, random_state)
         fitted.fit(known, query)
     prediction = fitted.predict(query)
+    if n_cells is not None and prediction.abundance is not None:
+        prediction = replace(prediction, abundance=prediction.proba * n_cells[query.rows, None])
     if save_model is not None:
         fitted.save(save_model)
     if copy:
@@ -154,6 +174,7 @@ def annotate(
         "method": name_of(type(fitted)) or type(fitted).__name__,
         "section_key": section_key,
         "spatial_key": spatial_key,
+        "cells_key": cells_key,
     }
     parameters |= {"labels_key": labels_key, "layer": layer, "um_per_unit": um_per_unit}
     cells.write(adata, query, prediction, fitted.types_, key_added=key_added, parameters=parameters)
@@ -183,14 +204,32 @@ def _check(
         raise OptionError("random_state", expected="a whole number from 0 to 2**32 - 1", found=repr(random_state))
 
 
-def _method(method: str | Annotator, checkpoint: str | Path | None, device: str, random_state: int) -> Annotator:
+def _resolution(
+    resolution: str, method: str | Annotator, query: Cells, reference: Cells, *, scaled: bool
+) -> tuple[str, list[str]]:
+    """Resolution that a method is asked for, and why, where it was for the data to decide."""
+    from stgnn.methods import ANNOTATORS, DECONVOLVERS
+
+    if resolution != "auto" or not isinstance(method, str):
+        return resolution, []
+    if method not in ANNOTATORS and method in DECONVOLVERS:
+        return "spot", []
+    found, why = resolution_of(query, reference, scaled=scaled)
+    if found == "spot" and method != "stgnn" and method not in DECONVOLVERS:
+        return "cell", [f"resolution: cells, which is all that {method!r} knows"]
+    return found, [why]
+
+
+def _method(
+    method: str | Annotator, resolution: str, checkpoint: str | Path | None, device: str, random_state: int
+) -> Annotator:
     """Make a method from its name, or a fresh one like that given, so that nothing of the user's is changed."""
-    from stgnn.methods import annotator
+    from stgnn.methods import annotator, deconvolver
     from stgnn.methods.base import Annotator
 
     settings: dict[str, str | int] = {}
     if isinstance(method, str):
-        made = annotator(method)()
+        made = (deconvolver if resolution == "spot" else annotator)(method)()
         settings = {"device": device, "random_state": random_state}
     elif isinstance(method, Annotator):
         made = method

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 from stgnn.data.schema import OptionError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,13 @@ def one_cycle(progress: float, warm: float) -> float:
 def seed_of(*numbers: int) -> int:
     """One seed from several numbers, the same on every machine."""
     return int(np.random.SeedSequence([int(n) for n in numbers]).generate_state(1)[0])
+
+
+def seeded(seed: int, make: Callable[[], T]) -> T:
+    """Make a network from a seed; whoever loads a model keeps the state of torch's generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
 
 
 def check_device(name: str) -> None:

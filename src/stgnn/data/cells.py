@@ -96,6 +96,9 @@ class Prediction:
         Cells whose rejection lies above it are called unknown.
     details
         Plain values for ``uns``: training curve, calibration, choices made.
+    abundance, deviation
+        Of spots, whose ``proba`` are shares: counts that each type gave, and the standard deviation of each share
+        (spots, types). None for cells.
     """
 
     proba: np.ndarray
@@ -103,6 +106,8 @@ class Prediction:
     rejection: np.ndarray
     threshold: float = 1.0
     details: dict[str, Any] = field(default_factory=dict)
+    abundance: np.ndarray | None = None
+    deviation: np.ndarray | None = None
 
 
 def read_reference(

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stgnn.data.schema import SPATIAL_KEY, UNKNOWN, CoordinatesError, LabelsError, OptionError, nearest, number_of
+from stgnn.data.schema import (
+    SPATIAL_KEY,
+    UNKNOWN,
+    CoordinatesError,
+    InputError,
+    LabelsError,
+    OptionError,
+    nearest,
+    number_of,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,6 +52,25 @@ def unique_names(names: pd.Index) -> tuple[np.ndarray, int]:
         out[row] = f"{name}-{number}"
         taken.add(out[row])
     return out, len(repeats)
+
+
+def read_numbers(adata: AnnData, key: str, argument: str) -> np.ndarray:
+    """Read a column of ``obs`` with a number of 0 or more for each cell or spot.
+
+    Raises
+    ------
+    InputError
+        If the column is missing, or holds something else.
+    """
+    if key not in adata.obs:
+        hint = nearest(key, adata.obs.columns)
+        raise InputError(argument, expected="a column of obs", found=f"no column {key!r}", hint=hint)
+    values = pd.to_numeric(adata.obs[key], errors="coerce").to_numpy(dtype=np.float64)
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        found = f"{adata.obs[key].iloc[int(np.flatnonzero(wrong)[0])]!r} in {key!r}"
+        raise InputError(argument, expected="numbers of 0 or more", found=found)
+    return values
 
 
 def read_labels(adata: AnnData, labels_key: str, argument: str) -> tuple[np.ndarray, tuple[str, ...], list[str]]:

@@ -14,7 +14,9 @@ from stgnn.data.schema import (
     UNKNOWN,
     InputError,
     OptionError,
+    abundance_key,
     confidence_key,
+    deviation_key,
     embedding_key,
     proba_key,
     rejection_key,
@@ -60,7 +62,8 @@ def write(
     None
         Writes ``obs[key_added]`` (categorical, "unknown" where rejected), ``obs[f"{key_added}_confidence"]`` and
         ``obs[f"{key_added}_rejection"]`` (float32, 0 to 1), ``obsm[f"{key_added}_proba"]`` (DataFrame (cells, types),
-        rows sum to 1), ``obsm[f"X_{key_added}"]`` and ``uns[key_added]`` (types, parameters, notes, details, version).
+        rows sum to 1), ``obsm[f"X_{key_added}"]`` and ``uns[key_added]`` (types, parameters, notes, details, version);
+        of spots also ``obsm[f"{key_added}_abundance"]`` and ``obsm[f"{key_added}_sd"]``, tables alike.
 
     Raises
     ------
@@ -102,6 +105,15 @@ def write(
         adata.obs[rejection_key(key_added)] = np.clip(rejection, 0.0, 1.0).astype(np.float32)
         adata.obsm[proba_key(key_added)] = pd.DataFrame(proba, index=adata.obs_names, columns=type_columns(types))
         adata.obsm[embedding_key(key_added)] = _spread(cells, prediction.embedding, fill=0.0).astype(np.float32)
+        for name, values in (
+            (abundance_key(key_added), prediction.abundance),
+            (deviation_key(key_added), prediction.deviation),
+        ):
+            if values is None:  # an earlier result may have had them
+                adata.obsm.pop(name, None)
+                continue
+            table = _spread(cells, values, fill=0.0)
+            adata.obsm[name] = pd.DataFrame(table, index=adata.obs_names, columns=type_columns(types))
         adata.uns[key_added] = {
             "types": np.array(types, dtype=object),
             "parameters": plain(parameters or {}),
@@ -133,7 +145,8 @@ def check_key_added(adata: AnnData, key_added: str) -> None:
     if isinstance(earlier, Mapping) and {"types", "parameters", "version"} <= set(earlier):
         return
     columns = key_added, confidence_key(key_added), rejection_key(key_added)
-    tables = proba_key(key_added), embedding_key(key_added)
+    keys = proba_key, embedding_key, abundance_key, deviation_key
+    tables = [key(key_added) for key in keys]
     taken = [f"{name!r}, a column of obs" for name in columns if name in adata.obs]
     taken += [f"{name!r}, an entry of obsm" for name in tables if name in adata.obsm]
     taken += [f"{key_added!r}, an entry of uns"] * (key_added in adata.uns)

@@ -51,6 +51,16 @@ def rejection_key(key_added: str) -> str:
     return f"{key_added}_rejection"
 
 
+def abundance_key(key_added: str) -> str:
+    """Name in ``obsm`` of the table of what each type gave each spot (spots, types): counts, or cells."""
+    return f"{key_added}_abundance"
+
+
+def deviation_key(key_added: str) -> str:
+    """Name in ``obsm`` of the table of standard deviations of a spot's shares (spots, types)."""
+    return f"{key_added}_sd"
+
+
 class StgnnError(Exception):
     """Base of every error that stgnn raises on purpose."""
 

@@ -28,6 +28,14 @@ ANNOTATORS = {
 }
 """Module and class of each method that annotates, by the name that users give it."""
 
+DECONVOLVERS = {
+    "stgnn-spots": ("stgnn.methods.spot_transformer_gnn", "SpotTransformerGNN"),
+    "nnls": ("stgnn.methods.nnls", "Nnls"),
+    "poisson-mixture": ("stgnn.methods.poisson_mixture", "PoissonMixture"),
+    "transport": ("stgnn.methods.transport", "Transport"),
+}
+"""Module and class of each method that gives spots shares of types, by the name that users give it."""
+
 PREDICTORS = {
     "magnet": ("stgnn.methods.magnet", "MagNet"),
     "dense": ("stgnn.methods.dense", "Dense"),
@@ -66,6 +74,32 @@ def annotator(name: str) -> type[Annotator]:
     'LogisticRegression'
     """
     return _class(name, ANNOTATORS)
+
+
+def deconvolver(name: str) -> type[Annotator]:
+    """Find the class of a method that gives spots shares of types; "stgnn" stands for "stgnn-spots".
+
+    Parameters
+    ----------
+    name
+        One of the names in :data:`DECONVOLVERS`.
+
+    Returns
+    -------
+    type
+        A subclass of :class:`stgnn.methods.base.Annotator`.
+
+    Raises
+    ------
+    OptionError
+        If there is no such method; the message lists all.
+
+    Examples
+    --------
+    >>> deconvolver("stgnn").__name__
+    'SpotTransformerGNN'
+    """
+    return _class("stgnn-spots" if name == "stgnn" else name, DECONVOLVERS)
 
 
 def predictor(name: str) -> type[ExpressionPredictor]:
@@ -108,5 +142,5 @@ def name_of(cls: type[Annotator | ExpressionPredictor]) -> str | None:
     >>> name_of(annotator("logistic"))
     'logistic'
     """
-    names = {place: name for name, place in (ANNOTATORS | PREDICTORS).items()}
+    names = {place: name for name, place in (ANNOTATORS | DECONVOLVERS | PREDICTORS).items()}
     return names.get((cls.__module__, cls.__name__))

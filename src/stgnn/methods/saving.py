@@ -17,7 +17,7 @@ import numpy as np
 
 from stgnn.data.files import PARTIAL
 from stgnn.data.schema import FileError, ModelError, nearest
-from stgnn.methods import ANNOTATORS, PREDICTORS, annotator, name_of, predictor
+from stgnn.methods import ANNOTATORS, DECONVOLVERS, PREDICTORS, annotator, deconvolver, name_of, predictor
 
 if TYPE_CHECKING:
     from stgnn.methods.base import Annotator, ExpressionPredictor
@@ -61,7 +61,7 @@ def write_model(model: Annotator | ExpressionPredictor, folder: str | Path, own:
     folder = check_model_folder(folder)
     method = name_of(type(model))
     if method is None:
-        names = ", ".join(ANNOTATORS | PREDICTORS)
+        names = ", ".join(ANNOTATORS | DECONVOLVERS | PREDICTORS)
         raise ModelError(f"method: expected one of {names} to save; found the class {type(model).__name__!r}")
     # in memory order, which the format asks for; unlike ascontiguousarray, this keeps single numbers of shape ()
     arrays = {name: np.asarray(array, order="C") for name, array in model._arrays().items()}
@@ -183,7 +183,7 @@ def load(folder: str | Path, *, device: str = "auto") -> Annotator | ExpressionP
     if any(field.name == "device" for field in fields(cls)):  # type: ignore[arg-type]
         model.device = device
     model.genes_ = np.array(config["genes"], dtype=object)
-    if config["method"] in ANNOTATORS:
+    if config["method"] not in PREDICTORS:
         model.types_ = tuple(config["types"])
     else:
         model.card_ = config["card"]
@@ -206,7 +206,10 @@ def load(folder: str | Path, *, device: str = "auto") -> Annotator | ExpressionP
 
 
 def _class(method: str) -> type[Annotator | ExpressionPredictor]:
-    return annotator(method) if method in ANNOTATORS else predictor(method)
+    for known, find in ((ANNOTATORS, annotator), (DECONVOLVERS, deconvolver)):
+        if method in known:
+            return find(method)
+    return predictor(method)
 
 
 def _damaged(entry: str, expected: str, found: str) -> ModelError:
@@ -228,11 +231,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         _check_entry(config, entry, kind)
         if entry == "format" and config[entry] > FORMAT:  # first, since a newer format may lack any other entry
             raise _damaged(entry, f"{FORMAT} or less", f"{config[entry]}; update stgnn to read this model")
-    method, known = config["method"], ANNOTATORS | PREDICTORS
+    method, known = config["method"], ANNOTATORS | DECONVOLVERS | PREDICTORS
     if method not in known:
         raise _damaged("method", f"one of {', '.join(known)}", f"{method!r}; {nearest(method, known)}")
     _check_names(config, "genes", least=1)
-    if method in ANNOTATORS:
+    if method not in PREDICTORS:
         _check_entry(config, "types", list)
         _check_names(config, "types", least=2)
     else:

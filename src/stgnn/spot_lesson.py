@@ -1,0 +1,204 @@
+"""What a network learns spots from: mixtures of reference cells, of known shares, and the query's own counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+import torch.nn.functional as F
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from stgnn import experts
+from stgnn.council import MAX_GENES, Scale
+from stgnn.data.cells import Cells
+from stgnn.lesson import Layout, Shape, shape_of
+from stgnn.mixtures import Mixtures
+from stgnn.nn.tissue import Batch
+from stgnn.standins import cell_weights, depths, labels_of, typical_depth
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+MIXED = 4000
+"""Spots mixed from reference cells."""
+
+CELLS = (3, 25)
+"""Least and most cells of such a spot."""
+
+SIZES = 0.5
+"""Standard deviation of the logarithm of a cell's counts beside another's."""
+
+NOISE = 0.3
+"""Of features, in units of their spread: another platform's, for each spot anew."""
+
+DRAWN = 256
+"""Such spots in a step."""
+
+LIKELIHOOD = 0.3
+"""Weight of the counts' likelihood, a gene's part of it."""
+
+
+def mix(
+    reference: Cells, shares: Float[np.ndarray, "m c"], depth: Float[np.ndarray, " d"], n: int, rng: np.random.Generator
+) -> tuple[sp.csr_matrix, Float[np.ndarray, "n c"]]:
+    """Spots of several reference cells each.
+
+    Parameters
+    ----------
+    reference
+        Labelled cells.
+    shares
+        Shares of the types (spots, types), one of which each spot's are drawn around.
+    depth
+        Totals to draw from.
+    n
+        Number of spots.
+    rng
+        Source of randomness.
+
+    Returns
+    -------
+    Counts (n, genes), and the share of each type among the cells of each spot (n, types).
+    """
+    labels, n_types = labels_of(reference), len(reference.types)
+    by_type = [np.flatnonzero(labels == k) for k in range(n_types)]
+    wanted = shares[rng.integers(len(shares), size=n)]
+    number = np.stack([rng.multinomial(rng.integers(*CELLS), p / p.sum()) for p in wanted])
+    spot = np.repeat(np.arange(n), number.sum(1))
+    kind = np.repeat(np.tile(np.arange(n_types), n), number.ravel())
+    cell = np.empty(len(kind), dtype=np.int64)
+    for k, own in enumerate(by_type):
+        cell[kind == k] = own[rng.integers(len(own), size=int((kind == k).sum()))]
+    size = rng.lognormal(0.0, SIZES, len(cell)) / depths(reference)[cell]
+    rate = (sp.csr_array((size, (spot, cell)), shape=(n, len(labels))) @ reference.counts).toarray()
+    rate *= (rng.choice(depth, n) / rate.sum(1))[:, None]
+    return sp.csr_matrix(rng.poisson(rate).astype(np.float32)), number / number.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Eye:
+    """How spots are seen: log-normalised at one depth, standardised within a data set.
+
+    Parameters
+    ----------
+    depth
+        Counts that each spot is scaled to.
+    loadings
+        From standardised expression to features (genes, features); None where features are the genes.
+    """
+
+    depth: float
+    loadings: Float[np.ndarray, "g f"] | None
+
+    def standardised(self, counts: sp.csr_matrix) -> Float[np.ndarray, "n g"]:
+        """Expression of spots, standardised by themselves."""
+        return experts.standardise(experts.log_normalise(counts, self.depth))
+
+
+@dataclass(frozen=True)
+class SpotLesson:
+    """What a network learns from.
+
+    Parameters
+    ----------
+    mixed, shares
+        Spots of known shares, as one batch.
+    query
+        Minibatches of the query's spots.
+    counts
+        Of the query's spots, in the genes of the mixtures (spots, g).
+    rates
+        Profiles as the query's platform sees them (types, g).
+    teacher
+        Shares that are learned, too (spots, types).
+    dispersion
+        Of counts around their mean.
+    """
+
+    mixed: Batch
+    shares: Tensor
+    query: list[Batch]
+    counts: sp.csr_matrix
+    rates: Tensor
+    teacher: Float[np.ndarray, "n c"]
+    dispersion: float
+
+
+def prepare(
+    reference: Cells,
+    query: Cells,
+    found: Mixtures,
+    teacher: Float[np.ndarray, "n c"],
+    dispersion: float,
+    layout: Layout,
+    random_state: int,
+) -> tuple[Shape, SpotLesson]:
+    """Mix spots around the shares that a teacher says, and lay out the query's own."""
+    rng = np.random.default_rng([random_state, 2])
+    counts, shares = mix(reference, teacher, depths(query), MIXED, rng)
+    eye = Eye(typical_depth(query), None)
+    mixed, own = eye.standardised(counts), eye.standardised(query.counts)
+    loadings = _loadings(np.vstack([mixed, own]), random_state)
+    weight = cell_weights(labels_of(reference), teacher.mean(0))
+    cells = experts.log_normalise(reference.counts, eye.depth)
+    mean = weight @ cells
+    known = (cells - mean) / (np.sqrt(weight @ (cells - mean) ** 2) + 1e-3)
+    known = np.clip(known, -experts.CLIP, experts.CLIP).astype(np.float32)
+    see = (lambda x: x) if loadings is None else (lambda x: x @ loadings)
+    scale = Scale(see(known), see(own), teacher.mean(0), loadings)
+    shape = shape_of(reference, query, known, scale, random_state)
+    features, genes = shape.see(mixed)
+    batch = Batch(np.arange(len(features)), torch.from_numpy(features), torch.from_numpy(genes), None)
+    batches = layout.batches(query, *shape.see(own))
+    target = torch.from_numpy(shares.astype(np.float32))
+    seen = torch.from_numpy(found.rates.astype(np.float32))
+    return shape, SpotLesson(batch, target, batches, query.counts[:, found.genes], seen, teacher, dispersion)
+
+
+def _loadings(both: np.ndarray, random_state: int) -> np.ndarray | None:
+    if both.shape[1] <= MAX_GENES:
+        return None
+    pca = PCA(min(50, len(both) - 1), svd_solver="randomized", random_state=random_state).fit(both)
+    return (pca.components_ / np.sqrt(pca.explained_variance_)[:, None]).T.astype(np.float32)
+
+
+def loss_on_mixed(network: torch.nn.Module, lesson: SpotLesson, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Cross-entropy of known shares."""
+    batch = lesson.mixed
+    features = batch.features[rows]
+    features = features + NOISE * torch.randn_like(features)
+    genes = batch.genes[rows] if batch.genes is not batch.features else features
+    own, *_ = network(Batch(rows, features, genes, None).to(device), 0.0)
+    return _entropy(own, lesson.shares[rows].to(device))
+
+
+def loss_on_query(
+    network: torch.nn.Module, lesson: SpotLesson, batch: Batch, openness: float, device: torch.device
+) -> Tensor:
+    """Likelihood of the counts of a tile's spots under mixtures of the profiles, and cross-entropy of the teacher's."""
+    own, context, *_ = network(batch.to(device), openness)
+    count = len(batch.cells)
+    counts = torch.from_numpy(lesson.counts[batch.cells].toarray()).to(device)
+    teacher = torch.from_numpy(lesson.teacher[batch.cells].astype(np.float32)).to(device)
+    total = torch.zeros((), device=device)
+    for logits in (own, context) if openness > 0 else (own,):
+        said = logits[:count]
+        total = total + LIKELIHOOD * _misfit(said, counts, lesson) + _entropy(said, teacher)
+    return total
+
+
+def _entropy(logits: Tensor, target: Tensor) -> Tensor:
+    return -(target * F.log_softmax(logits.float(), 1)).sum(1).mean()
+
+
+def _misfit(logits: Tensor, counts: Tensor, lesson: SpotLesson) -> Tensor:
+    """Negative-binomial deviance, the mean over spots and genes: 0 where every count is met."""
+    theta = lesson.dispersion
+    mean = counts.sum(1, keepdim=True) * (logits.float().softmax(1) @ lesson.rates.to(counts.device)) + 1e-6
+    met = counts.clamp(min=1e-6)
+    gap = counts * (met.log() - mean.log()) - (counts + theta) * (torch.log(counts + theta) - torch.log(mean + theta))
+    return gap.mean()
