@@ -505,3 +505,20 @@ def test_report_without_results_is_refused(here, capsys):
     assert "results: expected a folder with runs.jsonl; found 'nowhere'" in capsys.readouterr().err
     assert cli.main(["bench", "report", "nowhere", "--output", "x.txt"]) == 2
     assert "a name ending in .html" in capsys.readouterr().err
+
+
+def test_tables_never_replace_another_file(here, all_kinds, capsys):
+    Path("results").mkdir()
+    records.append(Path("results"), all_kinds[0])
+    Path("thesis.md").write_text("years of work")
+    for name in ("thesis.md", "results/runs.jsonl", "none/x.md"):
+        assert cli.main(["bench", "report", "results", "--output", "x.html", "--markdown", name]) == 2
+        assert "markdown: expected" in capsys.readouterr().err
+    assert Path("thesis.md").read_text() == "years of work"
+    assert not Path("x.html").exists()
+
+
+def test_confusions_of_seeds_with_other_answers_add_up(all_kinds):
+    one, other = (made_up("first", "tacco", seed, 0.5, group="peers") for seed in (0, 1))
+    other["details"]["confusion"] = {"truth": ["<a>", "b"], "predicted": ["b", "c"], "counts": [[1, 2], [3, 0]]}
+    assert "first" in report.build([one, other])

@@ -52,7 +52,7 @@ PUBLIC = {
         "select_genes",
         "write",
     ],
-    "stgnn.data.images": ["Image", "SUFFIXES", "check_mpp", "open_image"],
+    "stgnn.data.images": ["Image", "Picture", "SUFFIXES", "check_mpp", "digest_of", "open_image"],
     "stgnn.data.levels": ["Assignment", "aggregate", "assign", "at_widths", "grid_to_places", "with_one"],
     "stgnn.data.predictions": ["to_anndata"],
     "stgnn.data.slides": ["Slide", "aggregate", "bins_on", "grid_slide", "read_slide", "without_expression"],

@@ -183,3 +183,20 @@ def test_outputs_are_checked_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # permissions do not bind every user that runs tests
     with pytest.raises(FileError, match=r"which is not writable"):
         check_output(tmp_path / "out.h5ad")
+
+
+def test_an_earlier_zarr_survives_a_replacement_that_fails(query, tmp_path, monkeypatch):
+    path = tmp_path / "cells.zarr"
+    write_atomically(query, path)
+    before, replace = sorted(path.rglob("*")), os.replace
+
+    def fails(source, target):
+        if str(source).endswith(PARTIAL) and not str(source).endswith(".old" + PARTIAL):
+            raise OSError("no space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(FileError, match="no space"):
+        write_atomically(query, path)
+    assert sorted(path.rglob("*")) == before
+    assert [each.name for each in tmp_path.iterdir()] == ["cells.zarr"]

@@ -374,3 +374,16 @@ def test_real_images_are_read_small_and_by_region(data_folder):
     assert image.thumbnail(600).shape == (600, 446, 3)
     mask, _ = tissue_mask(image)
     assert 0.6 < mask.mean() < 0.75
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_a_tile_that_was_left_out_is_background(tmp_path, compression):
+    tifffile = pytest.importorskip("tifffile")
+    tiles = [np.full((32, 32, 3), value, dtype=np.uint8) if value else None for value in (90, 0, 120, 150)]
+    path = tmp_path / "sparse.tif"
+    options = {"tile": (32, 32), "photometric": "rgb", "compression": compression}
+    tifffile.imwrite(path, iter(tiles), shape=(64, 64, 3), dtype=np.uint8, **options)
+    pixels = open_image(path, mpp=1.0).region(0, 0, 64, 64)
+    assert (pixels[:32, :32] == 90).all()
+    assert (pixels[32:, 32:] == 150).all()
+    assert len(np.unique(pixels[:32, 32:])) == 1

@@ -145,3 +145,13 @@ def test_every_peer_has_a_script_that_stands_alone():
         assert not [module for module in imported if module.startswith("stgnn")]
         # reading a script, as the doctests do, needs none of its packages
         subprocess.run([sys.executable, "-c", f"import runpy; runpy.run_path({str(FOLDER / name)!r})"], check=True)
+
+
+def test_peers_get_the_labels_that_all_others_get(tmp_path):
+    import anndata
+
+    reference = AnnData(np.ones((10, 3), dtype=np.float32))
+    reference.obs["cell_type"] = ["A", "A ", "B", "B", "unknown", "once", "A", "A", "B", "B"]
+    types = peers._write(tmp_path, reference, AnnData(np.ones((2, 3), dtype=np.float32)), "cell_type", "section")
+    assert types == ["A", "B"]
+    assert anndata.read_h5ad(tmp_path / "reference.h5ad").obs["label"].tolist() == list("AABBAABB")

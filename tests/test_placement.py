@@ -12,10 +12,10 @@ from scipy.ndimage import gaussian_filter
 from pictures import stained_slide
 from stgnn import rate_model
 from stgnn.data.expression import learnable, share_genes
+from stgnn.data.images import digest_of
 from stgnn.data.predictions import to_anndata
 from stgnn.data.slide import take
 from stgnn.data.slides import bins_on, grid_slide, without_expression
-from stgnn.encoders.cache import digest_of
 from stgnn.fields import Features
 from stgnn.linear_rates import Evidence
 from stgnn.methods.base import load
@@ -129,7 +129,7 @@ def test_measured_bins_of_the_image_move_and_bins_laid_over_it_stay(tmp_path):
     model = MagNet(steps=2, crop_um=256.0, bins=100, views=1, convolution=False).fit([slide])
     assert model.rates_.placements == {}  # too few bins
     shift = np.array([[30.0, -10.0], [0.0, 0.0], [0.0, 0.0]])
-    model.rates_.placements[digest_of(slide.image.path)] = Placement(np.zeros(2), 1.0, shift)
+    model.rates_.placements[digest_of(slide.image)] = Placement(np.zeros(2), 1.0, shift)
     inside = take(slide, (slide.places[:, 0] < slide.image.size_um[0] - 40) & (slide.places[:, 1] > 20))
     moved = _placed(inside, model.rates_.placements)
     np.testing.assert_allclose(moved.places - inside.places, np.tile([30.0, -10.0], (len(inside), 1)))

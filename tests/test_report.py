@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -52,6 +53,16 @@ class Page(HTMLParser):
 
     def all(self, tag):
         return [attrs for name, attrs in self.tags if name == tag]
+
+
+def test_cells_without_counts_are_near_no_type(tmp_path):
+    _, adata = toy(n_cells=100)
+    cells = read_query(adata)
+    gone = replace(cells, rows=cells.rows[30:], counts=cells.counts[30:], names=cells.names[30:])
+    proba = np.tile([0.02, 0.98], (len(gone), 1))
+    write(adata, gone, Prediction(proba, proba, np.zeros(len(gone))), ("A", "B"))
+    write_report(adata, tmp_path / "report.html")
+    assert "nearest to it" not in Page(tmp_path / "report.html").text
 
 
 def annotate(adata, types, *, rejected=3, details=None, seed=0):

@@ -145,3 +145,17 @@ def test_a_folder_of_spatialdata_is_known_and_opened(tmp_path, monkeypatch):
     assert "cannot be read (KeyError" in refusal(FileError, read_slide, tmp_path / "slide.zarr", mpp=MPP)
     monkeypatch.setitem(sys.modules, "spatialdata", None)
     assert "pip install 'stgnn[spatialdata]'" in refusal(InputError, read_slide, tmp_path / "slide.zarr", mpp=MPP)
+
+
+def test_features_of_an_image_that_is_no_file_are_kept(tmp_path):
+    from stgnn.data.images import digest_of
+    from stgnn.encoders import extract
+
+    slide = read_slide(made(), mpp=MPP)
+    first = extract(slide.image, slide.places[:4], cache=tmp_path)
+    np.testing.assert_array_equal(extract(slide.image, slide.places[:4], cache=tmp_path), first)
+    darker = Raster(picture() // 2, {"global": Affine(1.0), "other": Affine(3.0)})
+    other = read_slide(made(image=darker), mpp=MPP)
+    assert other.image.path == slide.image.path
+    assert digest_of(other.image) != digest_of(slide.image)
+    assert not np.array_equal(extract(other.image, slide.places[:4], cache=tmp_path), first)

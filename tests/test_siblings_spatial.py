@@ -380,6 +380,7 @@ def test_stellar_new_classes_are_the_least_certain_clusters():
     assert (found[kind == 3] == 2).all()
     assert (found[kind != 3] == -1).all()
     assert (stellar.new_classes(values, proba, 0, 0) == -1).all()
+    assert (stellar.new_classes(values[:39], proba[:39], 1, 0) == -1).all()  # one cluster: not all can be new
 
 
 def test_stellar_rejects_a_type_that_the_reference_lacks(cells):

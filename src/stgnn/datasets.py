@@ -1,4 +1,4 @@
-"""Data to start with: a MERFISH section with a scRNA-seq reference, which ship with the package, and simulated spots."""
+"""Data to start with: a MERFISH section and a scRNA-seq reference that ship with the package, and simulated spots."""
 
 from __future__ import annotations
 

@@ -58,10 +58,12 @@ def run(folder: str | Path = "demo", methods: tuple[str, ...] = METHODS) -> list
     True
     """
     from stgnn import datasets
-    from stgnn.data.files import write_atomically
-    from stgnn.report import write_report
+    from stgnn.data.files import check_output, write_atomically
+    from stgnn.report import check_path, write_report
 
     folder = _make(Path(folder))
+    check_output(folder / ANNOTATED)  # before any work is done for them
+    check_path(folder / REPORT)
     reference, query = datasets.demo_reference(), datasets.demo_query()
     scores = []
     for method in methods:

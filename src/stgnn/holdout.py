@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stgnn.data.expression import learnable
+from stgnn.data.images import digest_of
 from stgnn.data.schema import InputError, OptionError, check_option
 from stgnn.data.slide import Slide, take
 from stgnn.splits import block_folds, contiguous_blocks, patient_folds
@@ -113,7 +114,9 @@ def check_names(slides: Sequence[Slide]) -> None:
     """
     for one in slides:
         for other in slides:
-            same = one.image.path.resolve() == other.image.path.resolve()
+            same = one.image.path.resolve() == other.image.path.resolve() and (
+                one.image is other.image or digest_of(one.image) == digest_of(other.image)
+            )
             if same != (one.name == other.name) or (same and one.patient != other.patient):
                 found = f"{one.name!r} of {one.patient!r} and {other.name!r} of {other.patient!r}"
                 raise InputError(

@@ -15,9 +15,9 @@ import torch
 
 from stgnn import __version__, siblings
 from stgnn.data.expression import Expression, measured
+from stgnn.data.images import digest_of
 from stgnn.data.schema import OptionError
 from stgnn.data.slide import Slide
-from stgnn.encoders.cache import digest_of
 from stgnn.fields import Features, Field, Pixels
 from stgnn.linear_rates import Evidence, LinearRates
 from stgnn.placement import Placement, placement
@@ -182,13 +182,13 @@ def _placements(slides: Sequence[Slide], sights: Sights, settings: Settings) -> 
         field, features = sights[id(slide.image)]
         frozen = field if features is None else features  # without convolutions the field is the features
         if isinstance(frozen, Features):
-            told.setdefault(digest_of(slide.image.path), []).append(Evidence(frozen, slide.places, *measured(slide)))
+            told.setdefault(digest_of(slide.image), []).append(Evidence(frozen, slide.places, *measured(slide)))
     found = {image: placement(evidence, settings.random_state) for image, evidence in told.items()}
     return {image: own for image, own in found.items() if own is not None}
 
 
 def _placed(slide: Slide, placements: dict[str, Placement]) -> Slide:
-    found = placements.get(digest_of(slide.image.path)) if placements else None
+    found = placements.get(digest_of(slide.image)) if placements else None
     return slide if found is None else found.moved(slide)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stgnn.data.expression import Expression, measured
+from stgnn.data.images import digest_of
 from stgnn.data.slide import Slide
 from stgnn.fields import Features, Field, quadrature, tiles, turned
 from stgnn.nn.losses import gamma_deviance, negative_binomial_nll, poisson_nll
@@ -87,7 +88,7 @@ class Lesson:
     beside
         Frozen features that the network is told of each place; None for none.
     source
-        What tells the image from others: its file, size and time of change.
+        What tells the image from others.
     """
 
     field: Field
@@ -98,16 +99,14 @@ class Lesson:
     round: bool
     area_um2: float
     beside: Features | None = None
-    source: tuple[str, int, int] = ("", 0, 0)
+    source: str = ""
 
     @classmethod
     def of(cls, slide: Slide, field: Field, beside: Features | None = None) -> Lesson:
         """What a learnable slide teaches."""
         counts, total = measured(slide)
-        places, image = slide.places / field.um, slide.image.path.resolve()
-        source = str(image), image.stat().st_size, image.stat().st_mtime_ns
         bins = slide.width_um, slide.round, slide.area_um2
-        return cls(field, places, counts.tocsr(), total, *bins, beside, source)
+        return cls(field, slide.places / field.um, counts.tocsr(), total, *bins, beside, digest_of(slide.image))
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,12 @@ def task_bars(table: pd.DataFrame) -> str:
 
 def confusion(records: Sequence[dict[str, Any]]) -> str:
     """Share of each true type that was given each type, over all seeds of one task."""
-    first = records[0]["details"]["confusion"]
-    counts = np.sum([record["details"]["confusion"]["counts"] for record in records], axis=0)
+    found = [record["details"]["confusion"] for record in records]
+    rows, columns = (sorted(set().union(*(one[side] for one in found))) for side in ("truth", "predicted"))
+    counts = np.zeros((len(rows), len(columns)))
+    for one in found:  # a method may answer in one seed what it does not in another
+        counts[np.ix_(np.searchsorted(rows, one["truth"]), np.searchsorted(columns, one["predicted"]))] += one["counts"]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    rows, columns = first["truth"], first["predicted"]
     small = 6 if max(len(rows), len(columns)) > 25 else 8
     step = 0.16 if small == 6 else 0.26
     figure = _figure(2.4 + step * len(columns), 1.8 + step * len(rows))

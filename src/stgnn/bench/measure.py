@@ -9,17 +9,21 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from anndata import AnnData
 
     from stgnn.bench.expression_tasks import ExpressionTask
     from stgnn.bench.methods import Method
     from stgnn.bench.score import Answer
     from stgnn.bench.tasks import Task
+    from stgnn.methods.base import Annotator
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def measure(job: Job) -> dict[str, Any]:
     section = None
     if job.task.section_key is not None:
         section = np.unique(query.obs[job.task.section_key].astype(str), return_inverse=True)[1]
-    ask = _ask_peer if job.method.group == "peers" else _annotate
+    ask = _ask_peer if job.method.group == "peers" else _annotator(job)
     start, used = time.perf_counter(), cpu_seconds()
     answer = ask(job, job.task, reference, query)
     seconds, own_seconds = time.perf_counter() - start, cpu_seconds() - used
@@ -131,18 +135,28 @@ def describe_machine() -> str:
     return line
 
 
-def _annotate(job: Job, task: Task, reference: AnnData, query: AnnData) -> Answer:
-    import numpy as np
+Ask = Callable[[Job, "Task", "AnnData", "AnnData"], "Answer"]
+"""Asks a method to annotate a query."""
 
+
+def _annotator(job: Job) -> Ask:
+    """Make the method, and import all it needs: that takes seconds, and is no part of annotating."""
     from stgnn import tl
     from stgnn.bench.methods import make
-    from stgnn.bench.score import Answer
-    from stgnn.data.schema import KEY_ADDED, UNKNOWN, confidence_key, proba_key, rejection_key
     from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
 
     method = make(job.method, job.seed)
     if isinstance(method, SpatialTransformerGNN):
         method.checkpoint = job.scratch
+    return lambda _, task, reference, query: _annotate(tl, method, task, reference, query)
+
+
+def _annotate(tl: ModuleType, method: Annotator, task: Task, reference: AnnData, query: AnnData) -> Answer:
+    import numpy as np
+
+    from stgnn.bench.score import Answer
+    from stgnn.data.schema import KEY_ADDED, UNKNOWN, confidence_key, proba_key, rejection_key
+
     tl.annotate(
         query,
         reference,

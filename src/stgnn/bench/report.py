@@ -79,6 +79,8 @@ def write(results: str | Path, path: str | Path, *, markdown: str | Path | None 
     stgnn.data.schema.FileError: results: expected a folder with runs.jsonl; found 'no/such/folder'
     """
     path = check_path(path, argument="output")
+    if markdown is not None:
+        _check_markdown(Path(markdown))
     found = read(results)
     records = tables.ordered(record for record in found if not is_expression(record))
     if found and not records:
@@ -90,6 +92,15 @@ def write(results: str | Path, path: str | Path, *, markdown: str | Path | None 
     _write_atomically(build(records), path, "output")
     if markdown is not None:
         _write_atomically(tables.markdown(records), Path(markdown), "markdown")
+
+
+def _check_markdown(path: Path) -> None:
+    """Refuse a place for the table that is another file's."""
+    if path.suffix != ".md" or not path.absolute().parent.is_dir():
+        raise FileError("markdown", expected="a name ending in .md, in an existing folder", found=repr(str(path)))
+    if path.is_file() and not path.read_text(encoding="utf-8", errors="replace").startswith("| method |"):
+        found = f"{str(path)!r}, which holds something else"
+        raise FileError("markdown", expected="a new file, or an earlier table", found=found, hint="choose another name")
 
 
 def build(records: Sequence[dict[str, Any]]) -> str:
@@ -240,7 +251,10 @@ def _open_part(table: pd.DataFrame) -> str:
         if mean.empty:
             continue
         rows = [[text(task), *(_short(value) for value in mean.loc[task])] for task in mean.index]
-        rows.append(["mean", *(_short(value) for value in mean.mean())])
+        both = tables.shared(mean)  # means over different tasks do not compare
+        rows.append(
+            ["mean", *(_short(value) for value in both.mean())] if len(both) else ["mean", *[DASH] * mean.shape[1]]
+        )
         drawn += paragraph(said) + _table(title, ["task", *mean.columns], rows)
     return drawn
 
@@ -261,10 +275,18 @@ def _ablation_part(table: pd.DataFrame) -> str:
             rows.append([text(method), *cells, _signed(change.groupby("seed")["difference"].mean())])
     said = (
         f"Difference in macro-F1 to {OURS} with all parts and the same seed, in points: mean ± standard deviation over "
-        f"seeds. Below 0, what is missing helps; {OURS} itself lacks the parts that helped on no task."
+        f"seeds. Below 0, what is missing helps; {OURS} itself lacks the parts that helped on no task. "
+        f"{_when(own)}"
     )
     differences = paragraph(said) + _table("Difference to the model with all parts, points", ["", *tasks, "mean"], rows)
     return (differences if rows else "") + _table("Macro-F1 (accuracy), percent", ["", *tasks], scores)
+
+
+def _when(table: pd.DataFrame) -> str:
+    """When the rows of a comparison were run: the package may have changed between."""
+    days = {name: sorted(set(own["date"].str[:10])) for name, own in table.groupby("group", sort=False) if len(own)}
+    said = [f"{name} {own[0]}" + (f" to {own[-1]}" if len(own) > 1 else "") for name, own in days.items()]
+    return f"Run on: {'; '.join(said)}; rows of different days may be of different versions of the package."
 
 
 def _signed(values: pd.Series) -> str:

@@ -29,8 +29,8 @@ def runs(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns task, method, group, seed, open (whether a type was left out of the reference), the costs, and every
-        score by its name.
+        Columns task, method, group, seed, open (whether a type was left out of the reference), date, the costs, and
+        every score by its name.
 
     Examples
     --------
@@ -44,13 +44,14 @@ def runs(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
             "group": record["group"],
             "seed": record["seed"],
             "open": bool(record["definition"]["task"]["without"]),
+            "date": record.get("date", ""),
             **{name: record[name] for name in COSTS},
             **record["scores"],
         }
         for record in records
         if record["error"] is None
     ]
-    return pd.DataFrame(rows, columns=None if rows else ["task", "method", "group", "seed", "open"])
+    return pd.DataFrame(rows, columns=None if rows else ["task", "method", "group", "seed", "open", "date"])
 
 
 def ordered(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

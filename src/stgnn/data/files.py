@@ -214,7 +214,7 @@ def write_atomically(adata: AnnData, path: str | Path) -> None:
     old = path.with_name(path.name + ".old" + PARTIAL)
     try:
         _remove(partial)
-        _remove(old)
+        _restore(old, path)
         if path.suffix == ".h5ad":
             adata.write_h5ad(partial, convert_strings_to_categoricals=False)
         else:
@@ -235,6 +235,14 @@ def write_atomically(adata: AnnData, path: str | Path) -> None:
         ) from error
     finally:
         _remove(partial)
+        _restore(old, path)
+
+
+def _restore(old: Path, path: Path) -> None:
+    """Put an earlier result back where a replacement of it was cut short; remove what is left of it otherwise."""
+    if old.exists() and not path.exists():
+        os.replace(old, path)
+    _remove(old)
 
 
 def _remove(path: Path) -> None:

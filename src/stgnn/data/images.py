@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -13,7 +16,7 @@ from stgnn.data.pixels import OpenslidePixels, PillowPixels, Pixels
 from stgnn.data.schema import FileError, InputError, OptionError
 from stgnn.data.tiff import TiffPixels
 
-__all__ = ["SUFFIXES", "Image", "check_mpp", "open_image"]
+__all__ = ["SUFFIXES", "Image", "Picture", "check_mpp", "digest_of", "open_image"]
 
 _PILLOW = (".jpg", ".jpeg", ".png")
 _TIFF = (".tif", ".tiff", ".btf")
@@ -24,6 +27,52 @@ SUFFIXES = (*_PILLOW, *_TIFF, *_WHOLE_SLIDE)
 MPP_TOLERANCE = 0.02
 _MOST_PIXELS = 1 << 26  # held at a time, of whatever a region is made smaller from
 _WHITE = 255
+_VIEW = 512
+"""Pixels along the longer side of the view that tells images apart which are no files."""
+
+
+class Picture(Protocol):
+    """A slide's image, read by regions; white beyond its border."""
+
+    @property
+    def path(self) -> Path:
+        """File that it comes from, or what stands for one."""
+
+    @property
+    def width(self) -> int:
+        """Pixels from left to right."""
+
+    @property
+    def height(self) -> int:
+        """Pixels from top to bottom."""
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel."""
+
+    def region(self, x: float, y: float, width: float, height: float, mpp: float | None = None) -> np.ndarray:
+        """Pixels of a rectangle, uint8 (h, w, 3); lengths in micrometres from the upper-left corner."""
+
+
+def digest_of(picture: Picture) -> str:
+    """What tells an image from others: a hash of its file's bytes, or, where it is no file, of a small view of it.
+
+    A file is read once, as long as it does not change.
+    """
+    path = Path(picture.path)
+    if path.is_file():
+        stat = path.stat()
+        return _file_hash(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    width, height = picture.width * picture.mpp, picture.height * picture.mpp
+    view = picture.region(0, 0, width, height, max(picture.mpp, max(width, height) / _VIEW))
+    words = repr((str(path), picture.width, picture.height, view.shape))
+    return hashlib.sha256(words.encode() + np.ascontiguousarray(view).tobytes()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _file_hash(path: str, size: int, changed: int) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,10 @@ class TiffPixels:
             if key in self._kept:
                 return self._kept[key]
         page = self._pages[level][number]
-        file.seek(page.dataoffsets[index])
-        data = file.read(page.databytecounts[index])
+        data = None
+        if page.databytecounts[index]:
+            file.seek(page.dataoffsets[index])
+            data = file.read(page.databytecounts[index])
         segment = page.decode(data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader)[0]
         with self._lock:
             self._kept[key] = segment

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
 import sys
 import zlib
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from stgnn.data.images import digest_of
 from stgnn.data.schema import FileError
 from stgnn.encoders.picture import Picture
 from stgnn.train import fingerprint
@@ -58,8 +57,8 @@ def key_of(picture: Picture, encoder: str, weights: str, width_um: float | None,
     """
     path = Path(picture.path)
     words = [
-        digest_of(path),
-        path.stat().st_size,
+        digest_of(picture),
+        path.stat().st_size if path.is_file() else 0,
         float(picture.mpp).hex(),
         encoder,
         weights,
@@ -67,18 +66,6 @@ def key_of(picture: Picture, encoder: str, weights: str, width_um: float | None,
         places_um.shape,
     ]
     return fingerprint([places_um], repr(words))
-
-
-def digest_of(path: Path) -> str:
-    """Hash of a file's bytes, made once a file as long as it does not change."""
-    stat = path.stat()
-    return _file_hash(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _file_hash(path: str, size: int, changed: int) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def cached(

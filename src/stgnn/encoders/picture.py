@@ -5,36 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
+from stgnn.data.images import Picture
 from stgnn.data.schema import CoordinatesError, OptionError
 from stgnn.train import progress
 
-
-class Picture(Protocol):
-    """A slide's image, read by regions; white beyond its border."""
-
-    @property
-    def path(self) -> Path:
-        """File that it comes from."""
-
-    @property
-    def width(self) -> int:
-        """Pixels from left to right."""
-
-    @property
-    def height(self) -> int:
-        """Pixels from top to bottom."""
-
-    @property
-    def mpp(self) -> float:
-        """Micrometres per pixel."""
-
-    def region(self, x: float, y: float, width: float, height: float, mpp: float | None = None) -> np.ndarray:
-        """Pixels of a rectangle, uint8 (h, w, 3); lengths in micrometres from the upper-left corner."""
+__all__ = ["Picture", "bar", "check_places", "check_width"]
 
 
 def check_places(places_um: np.ndarray) -> np.ndarray:
@@ -71,7 +49,7 @@ def bar(title: str, places: int) -> Iterator[Callable[[int], None]]:
         def done(more: int) -> None:
             nonlocal told
             before, told = told, told + more
-            for tick in range(before * ticks // max(places, 1), told * ticks // max(places, 1)):
-                step(tick)
+            if new := told * ticks // max(places, 1) - before * ticks // max(places, 1):
+                step(new)
 
         yield done

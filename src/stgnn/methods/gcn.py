@@ -118,6 +118,7 @@ class Gcn(Annotator):
         details = {
             "method": "graph convolution",
             "graph": f"{kind} in the query, {self.reference_graph_} in the reference",
+            "space_used": kind == "spatial",
             "curve": self.curve_,
         }
         return Prediction(proba, hidden, 1 - proba.max(1), details=details)

@@ -142,6 +142,7 @@ class SpaGcn(Annotator):
         details = {
             "method": "types of the reference cells in each cluster of smoothed components",
             "graph": f"{kind} in the query, {self.reference_graph_} in the reference",
+            "space_used": kind == "spatial",
             "clusters": len(self.shares_),
             "refined_cells": refined,
             "curve": self.curve_,

@@ -159,6 +159,7 @@ class Stagate(Annotator):
         details = {
             "method": "labels carried over by logistic regression in the embedding of a graph attention auto-encoder",
             "graph": f"{kind} in the query, {self.reference_graph_} in the reference",
+            "space_used": kind == "spatial",
             "curve": self.curve_,
         }
         return Prediction(proba, z, 1 - proba.max(1), details=details)

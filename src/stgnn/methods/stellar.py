@@ -170,6 +170,7 @@ class Stellar(Annotator):
         details = {
             "method": "graph network with a cosine head over known and new types",
             "graph": f"{kind} in the query, {self.reference_graph_} in the reference",
+            "space_used": kind == "spatial",
             "new_classes": self.novel,
             "curve": self.curve_,
         }
@@ -251,6 +252,7 @@ def new_classes(
     )
     rank = np.empty(n_clusters, dtype=np.int64)
     rank[np.argsort(-mean, kind="stable")] = np.arange(n_clusters)
+    novel = min(novel, n_clusters - 1)  # not all that there is can be new
     return np.where(rank[cluster] < novel, known + rank[cluster], -1)
 
 

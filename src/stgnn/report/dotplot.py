@@ -45,8 +45,9 @@ def verdict(found: Markers) -> str:
         genes = np.flatnonzero(found.owner == code)
         if not agrees[genes].any():
             gene = int(genes[0])
-            highest = found.types[int(found.level[gene].argmax())]
-            doubtful.append(f"{found.types[code]} ({found.genes[gene]} is highest in {highest})")
+            level = found.level[gene]
+            what = f"highest in {found.types[int(level.argmax())]}" if level.max() > 0 else "not seen in any"
+            doubtful.append(f"{found.types[code]} ({found.genes[gene]} is {what})")
     if len(doubtful) > _MOST_NAMED:
         doubtful = [*doubtful[:_MOST_NAMED], f"and {len(doubtful) - _MOST_NAMED} more"]
     return sentence + (f" Look twice at: {'; '.join(doubtful)}." if doubtful else "")

@@ -86,6 +86,11 @@ class Facts:
         return self.assigned.code == len(self.assigned.names) - 1
 
     @property
+    def judged(self) -> np.ndarray:
+        """Whether each cell (cells,) was looked at: those without counts have no confidence at all."""
+        return self.confidence > 0
+
+    @property
     def low(self) -> np.ndarray:
         """Whether each cell (cells,) has a type, but a low confidence."""
         return (self.confidence < LOW) & ~self.unknown
@@ -190,14 +195,13 @@ def _rejection(adata: AnnData, key: str) -> np.ndarray | None:
 def _space_used(record: Mapping[str, Any], *, has_places: bool) -> bool | str | None:
     if not has_places:
         return False
-    for part in ("details", "parameters"):
-        values = record.get(part, {})
-        for name in _SPACE_NAMES:
-            found = values.get(name) if isinstance(values, Mapping) else None
-            if isinstance(found, (bool, np.bool_)):
-                return bool(found)
-            if isinstance(found, str):
-                return found
+    values = record.get("details", {})  # not the parameters, which say what was wanted
+    for name in _SPACE_NAMES:
+        found = values.get(name) if isinstance(values, Mapping) else None
+        if isinstance(found, (bool, np.bool_)):
+            return bool(found)
+        if isinstance(found, str):
+            return found
     return None
 
 

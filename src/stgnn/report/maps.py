@@ -134,7 +134,7 @@ def _doubt_table(facts: Facts) -> str:
     low = np.bincount(facts.assigned.code[facts.low], minlength=n_types + 1)[:n_types]
     near = np.zeros(n_types, dtype=np.int64)
     if facts.best is not None:
-        near = np.bincount(facts.best[facts.unknown], minlength=n_types)[:n_types]
+        near = np.bincount(facts.best[facts.unknown & facts.judged], minlength=n_types)[:n_types]
     rows = [
         (
             swatch(colors[facts.types[place]], facts.types[place]),

@@ -105,6 +105,8 @@ def _write(folder: Path, reference: AnnData, query: AnnData, labels_key: str, se
     import pandas as pd
     import scipy.sparse as sp
 
+    from stgnn.data.columns import read_labels
+
     if labels_key not in reference.obs:
         raise LabelsError("labels_key", expected="a column of reference.obs", found=repr(labels_key))
     genes = query.var_names[query.var_names.isin(reference.var_names)].unique()
@@ -114,9 +116,10 @@ def _write(folder: Path, reference: AnnData, query: AnnData, labels_key: str, se
         counts = sp.csr_matrix(source[:, genes].X, dtype=np.float32)
         kept = np.asarray(counts.sum(1)).ravel() > 0
         obs = pd.DataFrame(index=source.obs_names.astype(str))
-        if name == "reference":
-            kept &= source.obs[labels_key].notna().to_numpy()
-            obs[LABEL] = source.obs[labels_key].astype(str).to_numpy()
+        if name == "reference":  # the labels, and the types, that every other method gets
+            code, names, _ = read_labels(source, labels_key, "reference")
+            kept &= (code >= 0) & (np.bincount(code[code >= 0], minlength=len(names)) > 1)[code]
+            obs[LABEL] = np.array(names, dtype=object)[code]
             types = sorted(set(obs[LABEL][kept]))
         elif section_key in source.obs:
             obs[SECTION] = source.obs[section_key].astype(str).to_numpy()
