@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData, read_h5ad
@@ -13,6 +14,10 @@ from scipy.stats import nbinom
 
 from refusals import refusal
 from stgnn import datasets, experts, mixtures, tl
+from stgnn.bench import methods as bench_methods
+from stgnn.bench import report
+from stgnn.bench import spots as spot_tasks
+from stgnn.bench.run import run
 from stgnn.data.cells import Cells, align, read_query, read_reference
 from stgnn.data.resolution import resolution_of
 from stgnn.data.schema import CoordinatesError, InputError, OptionError
@@ -310,3 +315,56 @@ def test_wrong_resolutions_and_columns_are_refused(tissue, spots):
     spots = spots.copy()
     spots.obs["n_cells"] = -1
     assert "0 or more" in refusal(InputError, tl.annotate, spots, tissue[0], cells_key="n_cells")
+
+
+# ---- the benchmark
+
+
+@pytest.fixture
+def task(tissue, tmp_path) -> spot_tasks.SpotTask:
+    for name, adata in zip(("known", "section"), tissue, strict=True):
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+    design = {"layout": "square", "width_um": 240.0, "pitch_um": 240.0, "um_per_unit": UM}
+    return spot_tasks.SpotTask("toy", "known", "section", "cell_type", "section", **design)
+
+
+def test_tasks_of_spots_run_and_are_reported(task, tmp_path):
+    lacking = replace(task, name="toy without type 2", without=("type 2",))
+    chosen = bench_methods.find_deconvolvers("nnls,poisson-mixture")
+    found = run([task, lacking], chosen, data_dir=tmp_path, output=tmp_path / "results", seeds=1)
+    assert [record["error"] for record in found] == [None] * 4
+    assert all(0 < record["scores"]["rmse"] < 0.3 and record["scores"]["pearson"] > 0.5 for record in found)
+    assert all("unexplained_auroc" in record["scores"] for record in found[2:])
+    assert run([task], chosen, data_dir=tmp_path, output=tmp_path / "results", seeds=1) == found[:2]
+    report.write(tmp_path / "results", tmp_path / "x.html")
+    assert '<section id="spots"' in (tmp_path / "x.html").read_text()
+
+
+def test_the_truth_is_set_aside(task, tmp_path):
+    reference, query, truth = spot_tasks.load(replace(task, without=("type 2",)), tmp_path)
+    assert "type 2" not in set(reference.obs["cell_type"])
+    assert list(query.obs) == ["section"] and list(query.obsm) == ["spatial"]
+    np.testing.assert_allclose(truth.obsm["proportions"].sum(axis=1), 1)
+
+
+def test_scores_of_shares():
+    truth = pd.DataFrame({"a": [1.0, 0.0, 0.5], "b": [0.0, 1.0, 0.5]})
+    scores, details = spot_tasks.score(truth, truth[["b", "a"]], 0 * truth, np.zeros(3), ())
+    assert (scores["rmse"], scores["jensen_shannon"], scores["covered"]) == (0.0, 0.0, 1.0)
+    assert details["pearson"] == pytest.approx({"a": 1.0, "b": 1.0})
+    half = pd.DataFrame({"a": [0.5] * 3, "c": [0.5] * 3})
+    scores, _ = spot_tasks.score(truth, half, None, np.array([0.0, 1.0, 1.0]), ("b",))
+    assert "covered" not in scores
+    assert scores["unexplained_auroc"] == 1.0
+    assert scores["pearson"] == 0.0
+
+
+def test_tasks_of_spots_are_found_and_checked(tmp_path):
+    assert [task.name for task in spot_tasks.find("spots")] == list(spot_tasks.BUILT_IN)
+    refusal(OptionError, spot_tasks.find, "squares,main")
+    for line, word in (('layout = "round"', "layout"), ("width = 3", "width"), ("width_um = 'wide'", "width_um")):
+        lines = ['kind = "spots"', 'reference = "a"', 'section = "b"', 'labels_key = "c"', line]
+        (tmp_path / "own.toml").write_text("\n".join(lines))
+        assert word in refusal(OptionError, spot_tasks.find, str(tmp_path / "own.toml"))
+    (tmp_path / "own.toml").write_text('kind = "spots"\nreference = "a"')
+    assert "section" in refusal(OptionError, spot_tasks.find, str(tmp_path / "own.toml"))

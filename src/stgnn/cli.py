@@ -172,7 +172,7 @@ def _bench() -> None:
     "--tasks",
     default="all",
     show_default=True,
-    help="Names of tasks, TOML files, all (annotation) or expression; comma-separated.",
+    help="Names of tasks, TOML files, all (annotation), spots or expression; comma-separated.",
 )
 @click.option(
     "--methods",
@@ -211,19 +211,22 @@ def _bench_run(
         from stgnn.bench import expression_tasks
         from stgnn.bench import methods as bench_methods
         from stgnn.bench import run as bench_run
+        from stgnn.bench import spots as bench_spots
         from stgnn.bench import tasks as bench_tasks
 
-        wanted = expression_tasks.find(tasks)
-        if wanted and left_out:
-            raise OptionError("--left-out", expected="tasks of annotation", found=f"{tasks!r}, of expression")
+        slides, spots = expression_tasks.find(tasks), bench_spots.find(tasks)
+        if (slides or spots) and left_out:
+            raise OptionError("--left-out", expected="tasks of annotation", found=f"{tasks!r}, which are others")
         interpreters = bench_methods.read_interpreters(peers)
-        folds: list[Any] = [fold for task in wanted for fold in expression_tasks.folds(task, data_dir)]
-        chosen = [] if wanted else bench_tasks.find(tasks)
+        folds: list[Any] = [fold for task in slides for fold in expression_tasks.folds(task, data_dir)]
+        chosen = [] if slides or spots else bench_tasks.find(tasks)
+        find = bench_methods.find_predictors if slides else bench_methods.find
+        find = bench_methods.find_deconvolvers if spots else find
         if left_out:
             chosen += [open_set for task in chosen for open_set in bench_tasks.left_out(task, data_dir)]
         records = bench_run.run(
-            [*folds, *chosen],
-            bench_methods.find_predictors(methods) if wanted else bench_methods.find(methods),
+            [*folds, *spots, *chosen],
+            find(methods),
             data_dir=data_dir,
             output=output,
             seeds=seeds,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stgnn.bench.expression_tasks import ExpressionTask
     from stgnn.bench.methods import Method
     from stgnn.bench.score import Answer
+    from stgnn.bench.spots import SpotTask
     from stgnn.bench.tasks import Task
     from stgnn.methods.base import Annotator
 
@@ -43,7 +44,7 @@ class Job:
         seconds then leave out what another has done.
     """
 
-    task: Task | ExpressionTask
+    task: Task | ExpressionTask | SpotTask
     method: Method
     seed: int
     data_dir: str
@@ -85,8 +86,10 @@ def measure(job: Job) -> dict[str, Any]:
     """
     import numpy as np
 
+    from stgnn.bench import spots
     from stgnn.bench.expression_tasks import ExpressionTask
     from stgnn.bench.score import score
+    from stgnn.bench.spots import SpotTask
     from stgnn.bench.tasks import load, types_of
     from stgnn.data.schema import SPATIAL_KEY
 
@@ -94,6 +97,8 @@ def measure(job: Job) -> dict[str, Any]:
         from stgnn.bench.expression import measure_fold
 
         return measure_fold(job)
+    if isinstance(job.task, SpotTask):
+        return spots.measure(job)
     reference, query, truth = load(job.task, job.data_dir)
     types = types_of(reference, job.task.labels_key)
     coords = np.asarray(query.obsm[SPATIAL_KEY], dtype=np.float64) if SPATIAL_KEY in query.obsm else None
@@ -226,11 +231,12 @@ def _end_with_parent() -> None:
 def main(text: str) -> None:
     """Run a job given as JSON, and print its record."""
     from stgnn import __version__
-    from stgnn.bench import expression_tasks, tasks
+    from stgnn.bench import expression_tasks, spots, tasks
     from stgnn.bench.methods import Method
 
     values = json.loads(text)
-    kind = expression_tasks if "slides" in values["task"] else tasks
+    kinds = {"slides": expression_tasks, "pitch_um": spots}
+    kind = next((kind for field, kind in kinds.items() if field in values["task"]), tasks)
     job = Job(**values | {"task": kind.from_record(values["task"]), "method": Method(**values["method"])})
     if os.getpgrp() == os.getpid():  # else a group of others would end too
         threading.Thread(target=_end_with_parent, daemon=True).start()

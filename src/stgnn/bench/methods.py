@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stgnn.bench.peers import SCRIPTS
 from stgnn.data.schema import FileError, OptionError, nearest
-from stgnn.methods import ANNOTATORS, PREDICTORS, annotator, predictor
+from stgnn.methods import ANNOTATORS, DECONVOLVERS, PREDICTORS, annotator, deconvolver, predictor
 
 if TYPE_CHECKING:
     from stgnn.methods.base import Annotator, ExpressionPredictor
@@ -42,6 +42,7 @@ ABLATIONS = {name: _ALL_PARTS | off for name, off in _OFF.items()}
 """The model with all parts, and what is switched off in each ablation of it."""
 
 OUR_PREDICTOR = "magnet"
+OUR_DECONVOLVER = "stgnn-spots"
 
 PEERS = tuple(SCRIPTS)
 """Methods of other packages, each run by an interpreter that has the package."""
@@ -155,13 +156,28 @@ def find_predictors(names: str) -> list[Method]:
     >>> [method.name for method in find_predictors("mean,ridge")]
     ['mean', 'ridge']
     """
+    return _of_one_kind(names, PREDICTORS, OUR_PREDICTOR)
+
+
+def find_deconvolvers(names: str) -> list[Method]:
+    """Methods that give spots shares of types, by name or class; as :func:`find_predictors`.
+
+    Examples
+    --------
+    >>> [method.name for method in find_deconvolvers("nnls,transport")]
+    ['nnls', 'transport']
+    """
+    return _of_one_kind(names, DECONVOLVERS, OUR_DECONVOLVER)
+
+
+def _of_one_kind(names: str, kind: Mapping[str, Any], ours: str) -> list[Method]:
     found: dict[str, Method] = {}
     for word in [part.strip() for part in names.split(",")]:
-        for name in PREDICTORS if word == "all" else (word,):
-            if name in PREDICTORS or _is_class(name):
-                found[name] = Method(name, name, group="ours" if name == OUR_PREDICTOR else "siblings")
+        for name in kind if word == "all" else (word,):
+            if name in kind or _is_class(name):
+                found[name] = Method(name, name, group="ours" if name == ours else "siblings")
             else:
-                known = ["all", *PREDICTORS]
+                known = ["all", *kind]
                 expected = f"module:Class or one of {', '.join(known)}"
                 raise OptionError("methods", expected=expected, found=repr(name), hint=nearest(name, known))
     return list(found.values())
@@ -178,6 +194,20 @@ def make_predictor(method: Method, seed: int) -> ExpressionPredictor:
     from stgnn.methods.base import ExpressionPredictor
 
     cls = predictor(method.cls) if method.cls in PREDICTORS else _own(method.cls, ExpressionPredictor)
+    return _make(cls, method, seed)
+
+
+def make_deconvolver(method: Method, seed: int) -> Annotator:
+    """Make a method that gives spots shares of types, not yet fitted; as :func:`make`.
+
+    Examples
+    --------
+    >>> make_deconvolver(Method("wide", "poisson-mixture", {"spread": 0.5}), seed=0).spread
+    0.5
+    """
+    from stgnn.methods.base import Annotator
+
+    cls = deconvolver(method.cls) if method.cls in DECONVOLVERS else _own(method.cls, Annotator)
     return _make(cls, method, seed)
 
 

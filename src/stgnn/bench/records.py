@@ -162,3 +162,8 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 def is_expression(record: dict[str, Any]) -> bool:
     """Whether a record is of a fold of predicting expression."""
     return "slides" in record.get("definition", {}).get("task", {})
+
+
+def is_spots(record: dict[str, Any]) -> bool:
+    """Whether a record is of spots that were given shares of types."""
+    return "pitch_um" in record.get("definition", {}).get("task", {})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stgnn.bench import figures, tables
 from stgnn.bench.methods import OURS
-from stgnn.bench.records import ABSENT, RUNS, is_expression, read
+from stgnn.bench.records import ABSENT, RUNS, is_expression, is_spots, read
 from stgnn.bench.tables import DASH, in_order
 from stgnn.data.schema import FileError
 from stgnn.report import check_path
@@ -91,7 +91,8 @@ def write(results: str | Path, path: str | Path, *, markdown: str | Path | None 
         raise FileError("results", expected=f"a folder with {RUNS}", found=what)
     _write_atomically(build(records), path, "output")
     if markdown is not None:
-        _write_atomically(tables.markdown(records), Path(markdown), "markdown")
+        cells = [record for record in records if not is_spots(record)]
+        _write_atomically(tables.markdown(cells), Path(markdown), "markdown")
 
 
 def _check_markdown(path: Path) -> None:
@@ -116,9 +117,10 @@ def build(records: Sequence[dict[str, Any]]) -> str:
     str
         HTML.
     """
-    table = tables.runs(records)
+    cells = [record for record in records if not is_spots(record)]
+    table = tables.runs(cells)
     main = tables.compared(table)
-    done = [record for record in records if record["error"] is None]
+    done = [record for record in cells if record["error"] is None]
     kept = set(main.index)
     compared = [record for place, record in enumerate(done) if place in kept]
     parts = {
@@ -132,6 +134,7 @@ def build(records: Sequence[dict[str, Any]]) -> str:
         "calibration": ("Confidence", _confidence_part(compared)),
         "confusion": ("Confusion", _confusion_part(compared)),
         "open": ("Types that the reference lacks", _open_part(table)),
+        "spots": ("Spots", _spots_part(tables.runs(record for record in records if is_spots(record)))),
         "ablations": ("Ablations", _ablation_part(table)),
         "failures": ("Failed and absent", _failure_part(records)),
         "runs": ("Tasks, versions and machines", _run_part(records)),
@@ -256,6 +259,35 @@ def _open_part(table: pd.DataFrame) -> str:
             ["mean", *(_short(value) for value in both.mean())] if len(both) else ["mean", *[DASH] * mean.shape[1]]
         )
         drawn += paragraph(said) + _table(title, ["task", *mean.columns], rows)
+    return drawn
+
+
+_SPOT_SCORES = (
+    ("rmse", "Error of shares (root mean square), percent", "0 is perfect."),
+    ("pearson", "Correlation with the true shares, percent", "Mean over types that vary; 100 is perfect."),
+    ("jensen_shannon", "Jensen-Shannon divergence, percent of a bit", "0 is perfect."),
+    ("covered", "True shares within two standard deviations, percent", "95 is meant."),
+    ("unexplained_auroc", "AUROC of the unexplained share, percent", "Where a type left out is; 50 is chance."),
+)
+"""Scores of spots: name, title, how to read it."""
+
+
+def _spots_part(table: pd.DataFrame) -> str:
+    drawn = ""
+    for score, title, said in _SPOT_SCORES:
+        if score not in table or table[score].isna().all():
+            continue
+        methods, tasks = in_order(table["method"]), in_order(table["task"])
+        means = tables.means(table, score)
+        rows = []
+        for task in tasks:
+            own = table[table["task"] == task]
+            rows.append([text(task), *(tables.spread(own[own["method"] == name][score]) for name in methods)])
+        common = tables.shared(means)
+        if len(common):
+            rows.append(["mean", *(f"{100 * common[name].mean():.1f}" for name in methods)])
+        drawn += paragraph(f"{said} Mean ± standard deviation over seeds, each of which simulates spots anew.")
+        drawn += _table(title, ["task", *methods], rows)
     return drawn
 
 

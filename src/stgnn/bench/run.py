@@ -19,10 +19,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from stgnn.bench import expression_tables
+from stgnn.bench import expression_tables, spots
 from stgnn.bench.expression_tasks import ExpressionTask
 from stgnn.bench.measure import Job
 from stgnn.bench.records import ABSENT, RUNS, append, read, write_tables
+from stgnn.bench.spots import SpotTask
 from stgnn.bench.tasks import load
 from stgnn.data.schema import FileError, InputError, OptionError
 
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(
-    tasks: Sequence[Task | ExpressionTask],
+    tasks: Sequence[Task | ExpressionTask | SpotTask],
     methods: Sequence[Method],
     *,
     data_dir: str | Path,
@@ -53,7 +54,7 @@ def run(
     Parameters
     ----------
     tasks
-        What to annotate from what, or folds of expression to predict.
+        What to annotate from what, folds of expression to predict, or spots to give shares.
     methods
         By whom.
     data_dir
@@ -102,7 +103,9 @@ def run(
     known = {_key(record): record for record in read(folder) if record["error"] is None}
     missing = [job for job in wanted if not _is_done(job, known.get(_job_key(job)))]
     for task in dict.fromkeys(job.task for job in missing):  # what is wrong with data should show now, not after hours
-        if not isinstance(task, ExpressionTask):  # whose folds are known only once they have been read
+        if isinstance(task, SpotTask):
+            spots.load(task, data_dir)
+        elif not isinstance(task, ExpressionTask):  # whose folds are known only once they have been read
             load(task, data_dir)
     _make(folder)
     with (
