@@ -368,3 +368,15 @@ def test_tasks_of_spots_are_found_and_checked(tmp_path):
         assert word in refusal(OptionError, spot_tasks.find, str(tmp_path / "own.toml"))
     (tmp_path / "own.toml").write_text('kind = "spots"\nreference = "a"')
     assert "section" in refusal(OptionError, spot_tasks.find, str(tmp_path / "own.toml"))
+
+
+def test_errors_of_shares_are_modelled():
+    from stgnn.spot_lesson import error_model, variance
+
+    rng = np.random.default_rng(0)
+    said = rng.dirichlet(np.ones(4), 5000)
+    truth = said + rng.standard_normal(said.shape) * np.sqrt(0.1 * said * (1 - said) + 0.001)
+    found = error_model(truth, said)
+    assert found == pytest.approx([0.1, 0.001], abs=0.01)
+    within = np.abs(truth - said) <= 2 * np.sqrt(variance(said, found))
+    assert within.mean() == pytest.approx(0.95, abs=0.01)

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
+from scipy.optimize import nnls
 from sklearn.decomposition import PCA
 from torch import Tensor
 
@@ -164,6 +165,17 @@ def _loadings(both: np.ndarray, random_state: int) -> np.ndarray | None:
         return None
     pca = PCA(min(50, len(both) - 1), svd_solver="randomized", random_state=random_state).fit(both)
     return (pca.components_ / np.sqrt(pca.explained_variance_)[:, None]).T.astype(np.float32)
+
+
+def error_model(truth: Float[np.ndarray, "n c"], said: Float[np.ndarray, "n c"]) -> list[float]:
+    r"""Coefficients a and b of the squared error of a share, :math:`a p (1 - p) + b`, by non-negative least squares."""
+    terms = np.column_stack([(said * (1 - said)).ravel(), np.ones(said.size)])
+    return [float(value) for value in nnls(terms, ((truth - said) ** 2).ravel())[0]]
+
+
+def variance(shares: Float[np.ndarray, "n c"], model: list[float]) -> Float[np.ndarray, "n c"]:
+    """Squared error to expect of shares, by :func:`error_model`."""
+    return model[0] * shares * (1 - shares) + model[1]
 
 
 def loss_on_mixed(network: torch.nn.Module, lesson: SpotLesson, rows: np.ndarray, device: torch.device) -> Tensor:

@@ -35,8 +35,8 @@ class SpotTransformerGNN(Annotator):
 
     with :math:`t` a spot's total and :math:`w` the reference's profiles as the query's platform sees them, from
     mixtures fitted to all spots. Networks are taught by these mixtures, by spots mixed of reference cells around them,
-    and by the query's counts; further rounds by the mean of mixtures and networks, which is the answer, too. How far
-    they differ is the standard deviation of a share.
+    and by the query's counts; further rounds by the mean of mixtures and networks, which is the answer, too. The
+    variance of a share is that of the networks' errors on mixed spots, and how far networks and mixtures differ.
 
     References
     ----------
@@ -83,7 +83,7 @@ class SpotTransformerGNN(Annotator):
     global_tokens: bool = False
     cross_modal: bool = False
     rounds: int = 1
-    members: int = 2
+    members: int = 1
     width: int = 64
     layers: int = 1
     neighbours: int = 6
@@ -109,6 +109,7 @@ class SpotTransformerGNN(Annotator):
                 self.networks_ = [self._train(lesson, seed_of(seed, member), watch) for member in range(self.members)]
                 said, _ = self._judge(lesson.query)
                 shares = (found.shares + said.mean(0)) / 2
+        self.spread_ = spot_lesson.error_model(lesson.shares.numpy(), self._judge([lesson.mixed])[0].mean(0))
         return self
 
     def predict(self, query: Cells) -> Prediction:
@@ -125,7 +126,7 @@ class SpotTransformerGNN(Annotator):
             unexplained,
             details={"curve": self.curve_, "space_used": self.open_ and query.coords is not None},
             abundance=shares * ((1 - unexplained) * total)[:, None],
-            deviation=np.sqrt(said.var(0) + ((said.mean(0) - mixed) / 2) ** 2),
+            deviation=np.sqrt(spot_lesson.variance(shares, self.spread_) + ((said.mean(0) - mixed) / 2) ** 2),
         )
 
     def _layout(self) -> Layout:
@@ -167,7 +168,7 @@ class SpotTransformerGNN(Annotator):
 
     def _facts(self) -> dict[str, Any]:
         sizes = {name: getattr(self.shape_, name) for name in ("features", "types", "dims")}
-        return {"open_": self.open_, "curve_": self.curve_, "sizes_": sizes}
+        return {"open_": self.open_, "curve_": self.curve_, "spread_": self.spread_, "sizes_": sizes}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         sizes: dict[str, int] = vars(self)["sizes_"]
