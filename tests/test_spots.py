@@ -17,6 +17,7 @@ from stgnn import datasets, experts, mixtures, tl
 from stgnn.bench import methods as bench_methods
 from stgnn.bench import report
 from stgnn.bench import spots as spot_tasks
+from stgnn.bench.measure import Job
 from stgnn.bench.run import run
 from stgnn.data.cells import Cells, align, read_query, read_reference
 from stgnn.data.resolution import resolution_of
@@ -25,14 +26,15 @@ from stgnn.data.simulated_spots import SpotDesign, simulate_spots
 from stgnn.data.toy import toy
 from stgnn.methods import DECONVOLVERS, deconvolver
 from stgnn.methods.base import Annotator, load
-from stgnn.standins import labels_of
+from stgnn.methods.linear import LogisticRegression
+from stgnn.standins import labels_of, take
 from test_methods_common import arrays, permuted
 
 UM = 8.0
 """Micrometres per unit of the toy's coordinates here, so that a few cells lie in a spot."""
 
 SQUARE = SpotDesign("square", 240.0, 240.0)
-SMALL = {"stgnn-spots": {"members": 1, "steps": 40, "width": 32}}
+SMALL = {"stgnn-spots": {"members": 1, "steps": 15, "width": 32}}
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +133,9 @@ def test_a_lattice_is_told_from_cells(tissue, both):
     assert resolution_of(placed(heaped), reference, scaled=False)[0] == "cell"
     fine = placed(np.argwhere(np.ones((20, 20))) * 8.0)
     assert [resolution_of(fine, reference, scaled=known)[0] for known in (True, False)] == ["cell", "spot"]
+    merged = placed(np.vstack([hexagonal, hexagonal + np.array([37.0, 11.0])]))  # two sections that are not told apart
+    assert resolution_of(merged, reference, scaled=False)[0] == "spot"
+    assert "no places" in resolution_of(reference, reference, scaled=False)[1]
     labelled = replace(placed(hexagonal), labels=np.zeros(len(hexagonal), dtype=np.int64), types=("a",))
     assert resolution_of(placed(hexagonal), labelled, scaled=False)[0] == "cell"
 
@@ -303,7 +308,8 @@ def test_the_resolution_is_decided_and_said(tissue, spots):
         tl.annotate(query, tissue[0], section_key="section", method=method)
         notes = " ".join(query.uns["stgnn"]["notes"])
         assert said in notes if said else "resolution" not in notes
-    assert "stgnn_abundance" not in tissue[1].obsm
+        assert ("stgnn_abundance" in query.obsm) == (method != "logistic")
+        assert query.uns["stgnn"]["parameters"]["resolution"] == ("cell" if method == "logistic" else "spot")
 
 
 def test_wrong_resolutions_and_columns_are_refused(tissue, spots):
@@ -311,6 +317,11 @@ def test_wrong_resolutions_and_columns_are_refused(tissue, spots):
     said = refusal(OptionError, tl.annotate, spots, tissue[0], resolution="spot", method="logistic")
     assert "poisson-mixture" in said
     refusal(OptionError, tl.annotate, spots, tissue[0], resolution="cell", method="nnls")
+    for method, asked in ((made("nnls"), "cell"), (LogisticRegression(), "spot")):
+        assert "is for" in refusal(OptionError, tl.annotate, spots, tissue[0], resolution=asked, method=method)
+    assert "poisson-mixture" in refusal(OptionError, tl.annotate, spots, tissue[0], method="nlls")
+    for wrong in (replace(made("stgnn-spots"), rounds=0), replace(made("poisson-mixture"), spread=0.0)):
+        refusal(OptionError, tl.annotate, spots, tissue[0], method=wrong)
     assert "n_cells" in refusal(InputError, tl.annotate, spots, tissue[0], cells_key="n_cell")
     spots = spots.copy()
     spots.obs["n_cells"] = -1
@@ -368,6 +379,25 @@ def test_tasks_of_spots_are_found_and_checked(tmp_path):
         assert word in refusal(OptionError, spot_tasks.find, str(tmp_path / "own.toml"))
     (tmp_path / "own.toml").write_text('kind = "spots"\nreference = "a"')
     assert "section" in refusal(OptionError, spot_tasks.find, str(tmp_path / "own.toml"))
+
+
+def test_a_new_spot_is_seen_as_among_others(fitted, both):
+    few = take(both[1], np.arange(3))
+    if fitted.__class__.__name__ != "Transport":  # which moves all spots together
+        alone = replace(fitted, cell_graph=False) if hasattr(fitted, "cell_graph") else fitted
+        alone = alone.fit(*both) if alone is not fitted else fitted
+        np.testing.assert_allclose(alone.predict_proba(few), alone.predict_proba(both[1])[:3], atol=1e-4)
+
+
+def test_types_with_slashes_are_scored_as_one(tissue, tmp_path):
+    for name, adata in zip(("known", "section"), tissue, strict=True):
+        named = adata.copy()
+        named.obs["cell_type"] = named.obs["cell_type"].astype(str).str.replace("type 1", "L2/3 IT")
+        named.write_h5ad(tmp_path / f"{name}.h5ad")
+    design = {"layout": "square", "width_um": 240.0, "pitch_um": 240.0, "um_per_unit": UM}
+    own = spot_tasks.SpotTask("toy", "known", "section", "cell_type", "section", **design)
+    job = Job(own, bench_methods.find_deconvolvers("nnls")[0], 0, str(tmp_path))
+    assert spot_tasks.measure(job)["details"]["pearson"]["L2/3 IT"] > 0.5
 
 
 def test_errors_of_shares_are_modelled():

@@ -90,8 +90,8 @@ def _annotate(
 ) -> None:
     """Annotate the cells of QUERY, a .h5ad or .zarr with raw counts.
 
-    Writes OUTPUT: the query with the results under KEY-ADDED. A run that was killed resumes when the same command is
-    run again.
+    Writes OUTPUT: the query with the results under KEY-ADDED. A run on cells that was killed resumes when the same
+    command is run again; one on spots starts anew.
     """
     from stgnn.data.files import check_output, open_h5ad_or_zarr, write_atomically
 

@@ -69,6 +69,10 @@ def deconvolve(counts: sp.csr_matrix, profiles: Float[np.ndarray, "c all"], disp
     Cable et al., Robust decomposition of cell type mixtures in spatial transcriptomics, Nat. Biotechnol. 2022, read the
     effects off all spots together, once; here they are read off the spots' mixtures, and both are fitted in turn.
 
+    The step for the effects leaves out the profiles' sums after them (the denominators above). With these it would meet
+    the gene's counts exactly, and on counts drawn from the model it then does better; on real spots, whose types
+    differ between platforms by more than such effects, it does worse (``docs/experiments.md``).
+
     Parameters
     ----------
     counts

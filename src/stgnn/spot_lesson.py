@@ -18,7 +18,7 @@ from stgnn.council import MAX_GENES, Scale
 from stgnn.data.cells import Cells
 from stgnn.lesson import Layout, Shape, shape_of
 from stgnn.mixtures import Mixtures
-from stgnn.nn.tissue import Batch
+from stgnn.nn.tissue import Batch, plain_batches
 from stgnn.standins import cell_weights, depths, labels_of, typical_depth
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MIXED = 4000
 """Spots mixed from reference cells."""
 
 CELLS = (3, 25)
-"""Least and most cells of such a spot."""
+"""Least cells of such a spot, and one more than the most."""
 
 SIZES = 0.5
 """Standard deviation of the logarithm of a cell's counts beside another's."""
@@ -82,22 +82,31 @@ def mix(
 
 @dataclass(frozen=True)
 class Eye:
-    """How spots are seen: log-normalised at one depth, standardised within a data set.
+    """How spots are seen: log-normalised at one depth, standardised by the spots that a model was fitted to.
 
     Parameters
     ----------
     depth
         Counts that each spot is scaled to.
-    loadings
-        From standardised expression to features (genes, features); None where features are the genes.
+    mean, spread
+        Of each gene over those spots (genes,).
     """
 
     depth: float
-    loadings: Float[np.ndarray, "g f"] | None
+    mean: Float[np.ndarray, " g"]
+    spread: Float[np.ndarray, " g"]
 
-    def standardised(self, counts: sp.csr_matrix) -> Float[np.ndarray, "n g"]:
-        """Expression of spots, standardised by themselves."""
-        return experts.standardise(experts.log_normalise(counts, self.depth))
+    @classmethod
+    def of(cls, query: Cells) -> Eye:
+        """How the spots of a query are seen."""
+        depth = typical_depth(query)
+        values = experts.log_normalise(query.counts, depth)
+        return cls(depth, values.mean(0), values.std(0) + 1e-3)
+
+    def see(self, counts: sp.csr_matrix) -> Float[np.ndarray, "n g"]:
+        """Standardised expression of spots."""
+        values = (experts.log_normalise(counts, self.depth) - self.mean) / self.spread
+        return np.clip(values, -experts.CLIP, experts.CLIP).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -141,8 +150,9 @@ def prepare(
     """Mix spots around the shares that a teacher says, and lay out the query's own."""
     rng = np.random.default_rng([random_state, 2])
     counts, shares = mix(reference, teacher, depths(query), MIXED, rng)
-    eye = Eye(typical_depth(query), None)
-    mixed, own = eye.standardised(counts), eye.standardised(query.counts)
+    eye = Eye.of(query)
+    mixed = experts.standardise(experts.log_normalise(counts, eye.depth))  # by themselves: they are of another platform
+    own = eye.see(query.counts)
     loadings = _loadings(np.vstack([mixed, own]), random_state)
     weight = cell_weights(labels_of(reference), teacher.mean(0))
     cells = experts.log_normalise(reference.counts, eye.depth)
@@ -152,8 +162,7 @@ def prepare(
     see = (lambda x: x) if loadings is None else (lambda x: x @ loadings)
     scale = Scale(see(known), see(own), teacher.mean(0), loadings)
     shape = shape_of(reference, query, known, scale, random_state)
-    features, genes = shape.see(mixed)
-    batch = Batch(np.arange(len(features)), torch.from_numpy(features), torch.from_numpy(genes), None)
+    (batch,) = plain_batches(*shape.see(mixed), len(mixed))
     batches = layout.batches(query, *shape.see(own))
     target = torch.from_numpy(shares.astype(np.float32))
     seen = torch.from_numpy(found.rates.astype(np.float32))
@@ -181,9 +190,9 @@ def variance(shares: Float[np.ndarray, "n c"], model: list[float]) -> Float[np.n
 def loss_on_mixed(network: torch.nn.Module, lesson: SpotLesson, rows: np.ndarray, device: torch.device) -> Tensor:
     """Cross-entropy of known shares."""
     batch = lesson.mixed
-    features = batch.features[rows]
+    features, genes = batch.features[rows], batch.genes[rows]
     features = features + NOISE * torch.randn_like(features)
-    genes = batch.genes[rows] if batch.genes is not batch.features else features
+    genes = features if batch.genes is batch.features else genes + NOISE * torch.randn_like(genes)
     own, *_ = network(Batch(rows, features, genes, None).to(device), 0.0)
     return _entropy(own, lesson.shares[rows].to(device))
 

@@ -7,6 +7,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from stgnn.data.columns import read_numbers
 from stgnn.data.resolution import RESOLUTIONS, resolution_of
 from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, InputError, ModelError, OptionError, check_option
@@ -15,7 +17,7 @@ from stgnn.histology import fit_expression, predict_expression
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from stgnn.data.cells import Cells
+    from stgnn.data.cells import Cells, Prediction
     from stgnn.methods.base import Annotator
 
 __all__ = ["annotate", "fit_expression", "predict_expression"]
@@ -104,9 +106,10 @@ def annotate(
         - ``adata.obs[f"{key_added}_rejection"]``: rejection score, 0 to 1;
         - ``adata.obsm[f"{key_added}_proba"]``: probabilities (cells, types), a DataFrame;
         - ``adata.obsm[f"X_{key_added}"]``: embedding (cells, dimensions);
-        - of spots, whose ``proba`` are shares and whose rejection is the share of counts that no type explains,
+        - of spots, whose ``proba`` are shares and whose confidence is the largest of them, also
           ``adata.obsm[f"{key_added}_abundance"]``, counts (with ``cells_key`` cells) of each type, and
-          ``adata.obsm[f"{key_added}_sd"]``, the standard deviation of each share, where the method tells it;
+          ``adata.obsm[f"{key_added}_sd"]``, the standard deviation of each share; ``"stgnn"`` alone tells that, and, as
+          rejection, the share of counts that no type explains;
         - ``adata.uns[key_added]``: types, parameters, notes, details of the method, version.
 
     Raises
@@ -144,8 +147,10 @@ def annotate(
         recover_counts=recover_counts,
         um_per_unit=um_per_unit,
     )
+    chosen = resolution
     if reference is None:
         fitted = _fitted(model, device)
+        _check_resolution(fitted, resolution)
         query = cells.select_genes(query, fitted.genes_)
     else:
         known = cells.read_reference(
@@ -161,10 +166,11 @@ def annotate(
         chosen, why = _resolution(resolution, method, query, known, scaled=um_per_unit is not None)
         query = note(query, *why)
         fitted = _method(method, chosen, checkpoint, device, random_state)
+        _check_resolution(fitted, resolution)
         fitted.fit(known, query)
     prediction = fitted.predict(query)
-    if n_cells is not None and prediction.abundance is not None:
-        prediction = replace(prediction, abundance=prediction.proba * n_cells[query.rows, None])
+    if of_spots(fitted, chosen):
+        prediction = _with_abundance(prediction, query, n_cells)
     if save_model is not None:
         fitted.save(save_model)
     if copy:
@@ -175,6 +181,7 @@ def annotate(
         "section_key": section_key,
         "spatial_key": spatial_key,
         "cells_key": cells_key,
+        "resolution": "spot" if of_spots(fitted, chosen) else "cell",
     }
     parameters |= {"labels_key": labels_key, "layer": layer, "um_per_unit": um_per_unit}
     cells.write(adata, query, prediction, fitted.types_, key_added=key_added, parameters=parameters)
@@ -210,6 +217,8 @@ def _resolution(
     """Resolution that a method is asked for, and why, where it was for the data to decide."""
     from stgnn.methods import ANNOTATORS, DECONVOLVERS
 
+    if isinstance(method, str):
+        check_option("method", method, ANNOTATORS | DECONVOLVERS)
     if resolution != "auto" or not isinstance(method, str):
         return resolution, []
     if method not in ANNOTATORS and method in DECONVOLVERS:
@@ -218,6 +227,34 @@ def _resolution(
     if found == "spot" and method != "stgnn" and method not in DECONVOLVERS:
         return "cell", [f"resolution: cells, which is all that {method!r} knows"]
     return found, [why]
+
+
+def of_spots(method: Annotator, resolution: str) -> bool:
+    """Whether a method gives shares: one for spots does, one for both where it is asked for them."""
+    from stgnn.methods import ANNOTATORS, DECONVOLVERS, name_of
+
+    name = name_of(type(method))
+    return name in DECONVOLVERS and (name not in ANNOTATORS or resolution == "spot")
+
+
+def _check_resolution(method: Annotator, resolution: str) -> None:
+    """Refuse a method that is not for the resolution asked for."""
+    from stgnn.methods import ANNOTATORS, DECONVOLVERS, name_of
+
+    name = name_of(type(method))
+    for asked, known in (("cell", ANNOTATORS), ("spot", DECONVOLVERS)):
+        if resolution == asked and name is not None and name not in known:
+            expected = f"what {name!r} is for, or one of {', '.join(known)} as the method"
+            raise OptionError("resolution", expected=expected, found=repr(resolution))
+
+
+def _with_abundance(prediction: Prediction, query: Cells, n_cells: np.ndarray | None) -> Prediction:
+    """Cells of each type where their number is known, else counts, by the method's own word or by shares."""
+    if n_cells is not None:
+        return replace(prediction, abundance=prediction.proba * n_cells[query.rows, None])
+    if prediction.abundance is not None:
+        return prediction
+    return replace(prediction, abundance=prediction.proba * np.asarray(query.counts.sum(1)).reshape(-1, 1))
 
 
 def _method(

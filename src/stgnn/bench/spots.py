@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stgnn.bench.tasks import BUILT_IN as OTHERS
 from stgnn.bench.tasks import locate
 from stgnn.data.schema import KEY_ADDED, OptionError, deviation_key, nearest, proba_key, rejection_key
 
@@ -98,7 +99,11 @@ def find(names: str) -> list[SpotTask]:
         if name == KIND or name in BUILT_IN:
             found |= {one: _built_in(one) for one in (BUILT_IN if name == KIND else (name,))}
         elif name.endswith(".toml") and (values := _values(Path(name))) is not None:
-            found[Path(name).stem] = parse(values, Path(name).stem, name)
+            task = parse(values, Path(name).stem, name)
+            if found.get(task.name, task) != task or task.name in (*BUILT_IN, *OTHERS):
+                expected = "a file with a name of its own"
+                raise OptionError("tasks", expected=expected, found=repr(name), hint="rename the file")
+            found[task.name] = task
         else:
             others.append(name)
     if found and others:
@@ -196,10 +201,12 @@ def measure(job: Job) -> dict[str, Any]:
     start, used = time.perf_counter(), cpu_seconds()
     tl.annotate(query, reference, labels_key=task.labels_key, section_key=task.section_key or "section", method=method)
     costs = {"seconds": time.perf_counter() - start, "cpu_seconds": cpu_seconds() - used, "memory_gb": memory_gb()}
+    types = list(query.uns[KEY_ADDED]["types"])  # the columns of its tables are written without slashes
+    shares, deviation = (query.obsm.get(key(KEY_ADDED)) for key in (proba_key, deviation_key))
     scores, details = score(
         truth.obsm[PROPORTIONS_KEY],
-        query.obsm[proba_key(KEY_ADDED)],
-        query.obsm.get(deviation_key(KEY_ADDED)),
+        shares.set_axis(types, axis=1),
+        None if deviation is None else deviation.set_axis(types, axis=1),
         query.obs[rejection_key(KEY_ADDED)].to_numpy(dtype=np.float64),
         task.without,
     )

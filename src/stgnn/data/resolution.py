@@ -16,7 +16,10 @@ CELL_UM = 20.0
 """Bins closer than this hold a cell or less."""
 
 _FEWEST = 20
-_ALIKE = 1.05
+_NEIGHBOURS, _COMMON = 18, 0.15
+"""Neighbours of a place, and the share of their distances that are alike: a fifth on lattices, else a twentieth."""
+
+_ALIKE = 1.03
 """Largest ratio of two distances of a lattice that are meant to be equal: places are often given in whole pixels."""
 
 
@@ -38,6 +41,8 @@ def resolution_of(query: Cells, reference: Cells, *, scaled: bool) -> tuple[str,
     "cell" or "spot", and why, in words.
     """
     pitch = _pitch(query)
+    if query.coords is None:
+        return "cell", "resolution: cells, since there are no places to tell spots by"
     if pitch is None:
         return "cell", "resolution: cells, since places lie on no lattice"
     if _pitch(reference) is not None:
@@ -48,7 +53,10 @@ def resolution_of(query: Cells, reference: Cells, *, scaled: bool) -> tuple[str,
 
 
 def _pitch(cells: Cells) -> float | None:
-    """Distance of nearest neighbours where it is the same for most, in every section; None for no lattice."""
+    """Distance that many neighbours have in common, in every section; None for no lattice.
+
+    Sections that are not told apart lie over one another; each still has a distance of its own.
+    """
     if cells.coords is None:
         return None
     found = []
@@ -56,9 +64,12 @@ def _pitch(cells: Cells) -> float | None:
         places = cells.coords[cells.section == code]
         if len(places) < _FEWEST:
             continue
-        near = cKDTree(places).query(places, k=2)[0][:, 1]
-        low, high = np.quantile(near, [0.1, 0.8])
-        if not 0 < high <= _ALIKE * low:
+        distance = np.sort(cKDTree(places).query(places, k=_NEIGHBOURS + 1)[0][:, 1:], axis=None)
+        distance = distance[(distance > 0) & np.isfinite(distance)]
+        alike = np.searchsorted(distance, distance * _ALIKE, side="right") - np.arange(len(distance))
+        common = np.flatnonzero(alike >= max(_COMMON * len(distance), 1))
+        if not len(common):
             return None
-        found.append(float(np.median(near)))
+        first = int(common[0])
+        found.append(float(np.median(distance[first : first + alike[first]])))
     return float(np.median(found)) if found else None

@@ -112,7 +112,7 @@ def write(
             if values is None:  # an earlier result may have had them
                 adata.obsm.pop(name, None)
                 continue
-            table = _spread(cells, values, fill=0.0)
+            table = _spread(cells, values, fill=0.0 if name == abundance_key(key_added) else np.nan)
             adata.obsm[name] = pd.DataFrame(table, index=adata.obs_names, columns=type_columns(types))
         adata.uns[key_added] = {
             "types": np.array(types, dtype=object),

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from stgnn import experts, mixtures
 from stgnn.data.cells import Cells, Prediction
+from stgnn.data.schema import OptionError
 from stgnn.methods.base import Annotator
 from stgnn.standins import labels_of
 
@@ -55,6 +56,8 @@ class PoissonMixture(Annotator):
 
     def fit(self, reference: Cells, query: Cells) -> Self:
         """Pool the reference's counts, and see them as the query's platform does."""
+        if not self.spread > 0:
+            raise OptionError("spread", expected="a number above 0", found=repr(self.spread))
         self.genes_, self.types_ = reference.genes, reference.types
         profiles = experts.profiles(reference.counts, labels_of(reference), len(reference.types))
         seen = np.asarray(query.counts.sum(0), dtype=float).ravel()

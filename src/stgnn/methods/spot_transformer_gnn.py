@@ -11,11 +11,12 @@ from torch import Tensor
 
 from stgnn import bilevel, experts, mixtures, siblings, spot_lesson
 from stgnn.data.cells import Cells, Prediction
-from stgnn.lesson import Layout, shape_arrays, shape_from, standardised
+from stgnn.data.schema import OptionError
+from stgnn.lesson import Layout, shape_arrays, shape_from
 from stgnn.methods.base import Annotator
 from stgnn.mixtures import Mixtures
 from stgnn.network import Network, Parts
-from stgnn.spot_lesson import SpotLesson
+from stgnn.spot_lesson import Eye, SpotLesson
 from stgnn.standins import labels_of
 from stgnn.train import Plan, find_device, fit, progress, seed_of, seeded
 
@@ -94,9 +95,13 @@ class SpotTransformerGNN(Annotator):
 
     def fit(self, reference: Cells, query: Cells) -> Self:
         """Learn from a labelled reference and unlabelled spots with the same genes."""
+        for name in ("rounds", "members", "steps"):
+            if getattr(self, name) < 1:
+                raise OptionError(name, expected="1 or more", found=repr(getattr(self, name)))
         self.genes_, self.types_ = reference.genes, reference.types
         profiles = experts.profiles(reference.counts, labels_of(reference), len(reference.types))
         self.mixtures_ = found = mixtures.deconvolve(query.counts, profiles, self.dispersion)
+        self.eye_ = Eye.of(query)
         self.open_ = bool((self.cell_graph or self.global_tokens) and query.coords is not None)
         self.curve_: list[dict[str, float]] = []
         shares = found.shares
@@ -114,7 +119,7 @@ class SpotTransformerGNN(Annotator):
 
     def predict(self, query: Cells) -> Prediction:
         """Say the shares of each spot, and how much of its counts no mixture explains."""
-        features, genes = self.shape_.see(standardised(query))
+        features, genes = self.shape_.see(self.eye_.see(query.counts))
         said, states = self._judge(self._layout().batches(query, features, genes))
         mixed = self.mixtures_.of(query.counts, self.dispersion).shares
         shares = (said.mean(0) + mixed) / 2
@@ -162,18 +167,21 @@ class SpotTransformerGNN(Annotator):
     def _arrays(self) -> dict[str, np.ndarray]:
         found = self.mixtures_
         arrays = shape_arrays(self.shape_) | {"rates": found.rates, "rated": found.genes}
+        arrays |= {"mean": self.eye_.mean, "spread": self.eye_.spread}
         for i, network in enumerate(self.networks_):
             arrays |= siblings.weights_of(network, f"network{i}")
         return arrays
 
     def _facts(self) -> dict[str, Any]:
         sizes = {name: getattr(self.shape_, name) for name in ("features", "types", "dims")}
-        return {"open_": self.open_, "curve_": self.curve_, "spread_": self.spread_, "sizes_": sizes}
+        own = {"open_": self.open_, "curve_": self.curve_, "spread_": self.spread_, "sizes_": sizes}
+        return own | {"depth_": self.eye_.depth}
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         sizes: dict[str, int] = vars(self)["sizes_"]
         nothing = np.empty((0, len(self.types_)))  # abundances are those of the spots that it was fitted on
         self.mixtures_ = Mixtures(arrays["rated"], nothing, arrays["rates"])
+        self.eye_ = Eye(float(vars(self)["depth_"]), arrays["mean"], arrays["spread"])
         self.shape_, self.networks_ = shape_from(arrays, sizes), []
         for i in range(self.members):
             network = self._network(0)
