@@ -169,7 +169,7 @@ def annotate(
         _check_resolution(fitted, resolution)
         fitted.fit(known, query)
     prediction = fitted.predict(query)
-    if of_spots(fitted, chosen):
+    if _of_spots(fitted, chosen):
         prediction = _with_abundance(prediction, query, n_cells)
     if save_model is not None:
         fitted.save(save_model)
@@ -181,7 +181,7 @@ def annotate(
         "section_key": section_key,
         "spatial_key": spatial_key,
         "cells_key": cells_key,
-        "resolution": "spot" if of_spots(fitted, chosen) else "cell",
+        "resolution": "spot" if _of_spots(fitted, chosen) else "cell",
     }
     parameters |= {"labels_key": labels_key, "layer": layer, "um_per_unit": um_per_unit}
     cells.write(adata, query, prediction, fitted.types_, key_added=key_added, parameters=parameters)
@@ -229,7 +229,7 @@ def _resolution(
     return found, [why]
 
 
-def of_spots(method: Annotator, resolution: str) -> bool:
+def _of_spots(method: Annotator, resolution: str) -> bool:
     """Whether a method gives shares: one for spots does, one for both where it is asked for them."""
     from stgnn.methods import ANNOTATORS, DECONVOLVERS, name_of
 
