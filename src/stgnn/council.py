@@ -173,7 +173,11 @@ def common_scale(reference: Cells, query: Cells, guess: np.ndarray, random_state
     z_query = experts.standardise(experts.log_normalise(query.counts, depth))
     if z_query.shape[1] <= MAX_GENES:
         return Scale(z_reference, z_query, composition, None)
-    both = np.vstack([z_reference, z_query])
-    pca = PCA(min(50, len(both) - 1), svd_solver="randomized", random_state=random_state).fit(both)
-    loadings = (pca.components_ / np.sqrt(pca.explained_variance_)[:, None]).T.astype(np.float32)
+    loadings = whitening(np.vstack([z_reference, z_query]), random_state)
     return Scale(z_reference @ loadings, z_query @ loadings, composition, loadings)
+
+
+def whitening(values: np.ndarray, random_state: int) -> np.ndarray:
+    """Loadings of the first components of standardised cells, each scaled to a variance of 1 (genes, components)."""
+    pca = PCA(min(50, len(values) - 1), svd_solver="randomized", random_state=random_state).fit(values)
+    return (pca.components_ / np.sqrt(pca.explained_variance_)[:, None]).T.astype(np.float32)

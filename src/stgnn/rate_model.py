@@ -24,7 +24,7 @@ from stgnn.placement import Placement, placement
 from stgnn.predicting import log_density, mean_profile, scale_of
 from stgnn.rate_training import Crop, Lesson, Recipe, draw, loss_of, predict, train
 from stgnn.rates import Parts, RateNetwork
-from stgnn.train import Plan, autocast, check_device, find_device, fingerprint, progress, seed_of
+from stgnn.train import Plan, autocast, check_device, find_device, fingerprint, progress, seed_of, seeded
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -109,11 +109,9 @@ class Settings:
         start = torch.from_numpy(np.asarray(share, dtype=np.float32))
         if self.recipe.likelihood == "gaussian":
             start = torch.exp(torch.log1p(start * self.recipe.scale))
-        with torch.random.fork_rng(devices=[]):  # whoever loads a model keeps the state of torch's generator
-            torch.manual_seed(seed)
-            say = None if lines is None else torch.tensor(lines.say)
-            network = RateNetwork(channels, stem, start, density, self.parts, beside, say)
-        return network.to(find_device(self.device))
+        say = None if lines is None else torch.tensor(lines.say)
+        made = seeded(seed, lambda: RateNetwork(channels, stem, start, density, self.parts, beside, say))
+        return made.to(find_device(self.device))
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from scipy.optimize import nnls
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from stgnn import experts
-from stgnn.council import MAX_GENES, Scale
+from stgnn.council import MAX_GENES, Scale, weighted_standardise, whitening
 from stgnn.data.cells import Cells
 from stgnn.lesson import Layout, Shape, shape_of
 from stgnn.mixtures import Mixtures
@@ -153,12 +152,9 @@ def prepare(
     eye = Eye.of(query)
     mixed = experts.standardise(experts.log_normalise(counts, eye.depth))  # by themselves: they are of another platform
     own = eye.see(query.counts)
-    loadings = _loadings(np.vstack([mixed, own]), random_state)
+    loadings = whitening(np.vstack([mixed, own]), random_state) if own.shape[1] > MAX_GENES else None
     weight = cell_weights(labels_of(reference), teacher.mean(0))
-    cells = experts.log_normalise(reference.counts, eye.depth)
-    mean = weight @ cells
-    known = (cells - mean) / (np.sqrt(weight @ (cells - mean) ** 2) + 1e-3)
-    known = np.clip(known, -experts.CLIP, experts.CLIP).astype(np.float32)
+    known = weighted_standardise(experts.log_normalise(reference.counts, eye.depth), weight)
     see = (lambda x: x) if loadings is None else (lambda x: x @ loadings)
     scale = Scale(see(known), see(own), teacher.mean(0), loadings)
     shape = shape_of(reference, query, known, scale, random_state)
@@ -167,13 +163,6 @@ def prepare(
     target = torch.from_numpy(shares.astype(np.float32))
     seen = torch.from_numpy(found.rates.astype(np.float32))
     return shape, SpotLesson(batch, target, batches, query.counts[:, found.genes], seen, teacher, dispersion)
-
-
-def _loadings(both: np.ndarray, random_state: int) -> np.ndarray | None:
-    if both.shape[1] <= MAX_GENES:
-        return None
-    pca = PCA(min(50, len(both) - 1), svd_solver="randomized", random_state=random_state).fit(both)
-    return (pca.components_ / np.sqrt(pca.explained_variance_)[:, None]).T.astype(np.float32)
 
 
 def error_model(truth: Float[np.ndarray, "n c"], said: Float[np.ndarray, "n c"]) -> list[float]:

@@ -105,7 +105,7 @@ def find(names: str) -> list[ExpressionTask]:
     for name in [part.strip() for part in names.split(",")]:
         if name == KIND or name in BUILT_IN:
             found |= {one: _built_in(one) for one in (BUILT_IN if name == KIND else (name,))}
-        elif name.endswith(".toml") and (values := _values(Path(name))) is not None:
+        elif name.endswith(".toml") and (values := values_of(Path(name), KIND)) is not None:
             task = parse(values, Path(name).stem, name)
             if found.get(task.name, task) != task or task.name in BUILT_IN:
                 expected = "a file with a name of its own"
@@ -247,13 +247,13 @@ def _built_in(name: str) -> ExpressionTask:
     return parse(values, name, f"{name}.toml")
 
 
-def _values(path: Path) -> dict[str, Any] | None:
-    """Contents of a TOML file that says it is of this kind; what is wrong with any other is for others to say."""
+def values_of(path: Path, wanted: str) -> dict[str, Any] | None:
+    """Contents of a TOML file that says it is of a kind; what is wrong with any other is for others to say."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # ValueError: of TOML and of UTF-8
         return None
-    return values if values.pop("kind", None) == KIND else None
+    return values if values.pop("kind", None) == wanted else None
 
 
 def _fits(key: str, value: Any) -> bool:

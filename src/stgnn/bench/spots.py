@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stgnn.bench.expression_tasks import values_of
 from stgnn.bench.tasks import BUILT_IN as OTHERS
 from stgnn.bench.tasks import locate
 from stgnn.data.schema import KEY_ADDED, OptionError, deviation_key, nearest, proba_key, rejection_key
@@ -98,7 +99,7 @@ def find(names: str) -> list[SpotTask]:
     for name in [part.strip() for part in names.split(",")]:
         if name == KIND or name in BUILT_IN:
             found |= {one: _built_in(one) for one in (BUILT_IN if name == KIND else (name,))}
-        elif name.endswith(".toml") and (values := _values(Path(name))) is not None:
+        elif name.endswith(".toml") and (values := values_of(Path(name), KIND)) is not None:
             task = parse(values, Path(name).stem, name)
             if found.get(task.name, task) != task or task.name in (*BUILT_IN, *OTHERS):
                 expected = "a file with a name of its own"
@@ -269,12 +270,3 @@ def _built_in(name: str) -> SpotTask:
     values = tomllib.loads(source.read_text(encoding="utf-8"))
     del values["kind"]
     return parse(values, name, f"{name}.toml")
-
-
-def _values(path: Path) -> dict[str, Any] | None:
-    """Contents of a TOML file that says it is of this kind; what is wrong with any other is for others to say."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # ValueError: of TOML and of UTF-8
-        return None
-    return values if values.pop("kind", None) == KIND else None
