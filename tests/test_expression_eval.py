@@ -486,7 +486,7 @@ def test_wrong_words_are_one_line(data, given, said, capsys):
 
 def test_built_in_tasks_are_files_of_the_package():
     found = expression_tasks.find("expression")
-    assert [task.name for task in found] == list(expression_tasks.BUILT_IN)
+    assert [task.name for task in found] == list(expression_tasks.KIND.built_in)
     assert all(task.title and task.slides for task in found)
     assert expression_tasks.find("all") == expression_tasks.find("none.toml") == []
 

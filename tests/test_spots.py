@@ -371,7 +371,7 @@ def test_scores_of_shares():
 
 
 def test_tasks_of_spots_are_found_and_checked(tmp_path):
-    assert [task.name for task in spot_tasks.find("spots")] == list(spot_tasks.BUILT_IN)
+    assert [task.name for task in spot_tasks.find("spots")] == list(spot_tasks.KIND.built_in)
     refusal(OptionError, spot_tasks.find, "squares,main")
     for line, word in (('layout = "round"', "layout"), ("width = 3", "width"), ("width_um = 'wide'", "width_um")):
         lines = ['kind = "spots"', 'reference = "a"', 'section = "b"', 'labels_key = "c"', line]

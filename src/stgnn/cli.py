@@ -13,6 +13,7 @@ import click
 
 from stgnn import __version__
 from stgnn.cli_expression import expression
+from stgnn.cli_impute import impute
 from stgnn.console import VERBOSE, Number, log_to_stderr
 from stgnn.data.schema import (
     KEY_ADDED,
@@ -172,7 +173,7 @@ def _bench() -> None:
     "--tasks",
     default="all",
     show_default=True,
-    help="Names of tasks, TOML files, all (annotation), spots or expression; comma-separated.",
+    help="Names of tasks, TOML files, all (annotation), spots, genes or expression; comma-separated.",
 )
 @click.option(
     "--methods",
@@ -208,25 +209,29 @@ def _bench_run(
     is.
     """
     with log_to_stderr(verbose):
-        from stgnn.bench import expression_tasks
+        from stgnn.bench import expression_tasks, genes, spots
         from stgnn.bench import methods as bench_methods
         from stgnn.bench import run as bench_run
-        from stgnn.bench import spots as bench_spots
         from stgnn.bench import tasks as bench_tasks
 
-        slides, spots = expression_tasks.find(tasks), bench_spots.find(tasks)
-        if (slides or spots) and left_out:
+        finders = {
+            expression_tasks: bench_methods.find_predictors,
+            spots: bench_methods.find_deconvolvers,
+            genes: bench_methods.find_imputers,
+        }
+        found = {kind: kind.find(tasks) for kind in finders}
+        kind = next((kind for kind, own in found.items() if own), bench_tasks)
+        if kind is not bench_tasks and left_out:
             raise OptionError("--left-out", expected="tasks of annotation", found=f"{tasks!r}, which are others")
         interpreters = bench_methods.read_interpreters(peers)
-        folds: list[Any] = [fold for task in slides for fold in expression_tasks.folds(task, data_dir)]
-        chosen = [] if slides or spots else bench_tasks.find(tasks)
-        find = bench_methods.find_predictors if slides else bench_methods.find
-        find = bench_methods.find_deconvolvers if spots else find
+        chosen: list[Any] = found.get(kind) or bench_tasks.find(tasks)
+        if kind is expression_tasks:
+            chosen = [fold for task in chosen for fold in expression_tasks.folds(task, data_dir)]
         if left_out:
             chosen += [open_set for task in chosen for open_set in bench_tasks.left_out(task, data_dir)]
         records = bench_run.run(
-            [*folds, *spots, *chosen],
-            find(methods),
+            chosen,
+            finders.get(kind, bench_methods.find)(methods),
             data_dir=data_dir,
             output=output,
             seeds=seeds,
@@ -255,6 +260,7 @@ def _bench_report(results: Path, output: Path, markdown: Path | None) -> None:
 
 
 _cli.add_command(expression)
+_cli.add_command(impute)
 
 
 def main(args: Sequence[str] | None = None) -> int:

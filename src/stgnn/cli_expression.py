@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stgnn.console import VERBOSE, Number, log_to_stderr
-from stgnn.data.schema import EXPECTED_PCC_KEY, TOTAL_PREDICTED_KEY, FileError, OptionError
+from stgnn.console import VERBOSE, Number, log_to_stderr, read_genes, say, written
+from stgnn.data.schema import EXPECTED_PCC_KEY, TOTAL_PREDICTED_KEY, FileError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -66,7 +66,7 @@ def _fit(
     from stgnn.methods.base import check_model_folder
 
     check_model_folder(output, "output")
-    chosen = None if genes is None else _read_genes(genes)
+    chosen = None if genes is None else read_genes(genes)
     with log_to_stderr(verbose):
         from stgnn import tl
 
@@ -89,12 +89,12 @@ def _fit(
             _draw(slide, picture)
     card = model.card_
     known = [value for value in card["expected_pcc"] if value is not None]
-    _say(
+    say(
         ("slides", f"{len(read):,} of {len({slide['patient'] for slide in card['slides']}):,} patients"),
         ("bins", f"{card['bins']:,} of {', '.join(f'{width:g}' for width in card['widths_um'])} um"),
         ("genes", f"{len(model.genes_):,}"),
         ("expected", f"correlation {sum(known) / len(known):.3f} ({card['expected_from']})" if known else "unknown"),
-        *_written(output, *pictures),
+        *written(output, *pictures),
     )
 
 
@@ -129,7 +129,7 @@ def _predict(
     inputs = [path for path in (image, positions) if path is not None]
     check_output(output, inputs=inputs)
     (picture,) = _pictures(output.with_suffix(""), 1, inputs)
-    chosen = None if genes is None else _read_genes(genes)
+    chosen = None if genes is None else read_genes(genes)
     with log_to_stderr(verbose):
         from stgnn import tl
 
@@ -137,12 +137,12 @@ def _predict(
         predicted = tl.predict_expression(slide, model, genes=chosen, device=device)
         write_atomically(predicted, output)
         _draw(slide, picture)
-    _say(
+    say(
         ("bins", f"{predicted.n_obs:,} of {slide.width_um:g} um"),
         ("genes", f"{predicted.n_vars:,}"),
         ("counts", f"median {predicted.obs[TOTAL_PREDICTED_KEY].median():,.0f} a bin"),
         ("expected", _expected(predicted)),
-        *_written(output, picture),
+        *written(output, picture),
     )
 
 
@@ -216,18 +216,6 @@ def _evaluate(
     click.echo(f"runs     {len(records):,}, of which {len(failed):,} failed\nwritten  {output}")
 
 
-def _read_genes(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        found = f"{str(path)!r}: {type(error).__name__}: {error}"
-        raise FileError("genes", expected="a readable file of names, one a line", found=found) from error
-    names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not names:
-        raise OptionError("genes", expected="names, one a line", found=f"none in {str(path)!r}")
-    return names
-
-
 def _pictures(output: Path, n: int, inputs: list[Path]) -> list[Path]:
     """Where the pictures of slides go, beside the output; never onto an image that was given."""
     numbers = [""] if n == 1 else [f".{number}" for number in range(1, n + 1)]
@@ -267,17 +255,3 @@ def _draw(slide: Slide, path: Path) -> None:
 def _expected(predicted: AnnData) -> str:
     known = predicted.var[EXPECTED_PCC_KEY].dropna()
     return f"correlation {known.mean():.3f} (mean of {len(known):,} genes)" if len(known) else "unknown"
-
-
-def _written(*paths: Path) -> list[tuple[str, str]]:
-    return [("written", str(path)) for path in paths]
-
-
-def _say(*lines: tuple[str, str]) -> None:
-    """Say on stdout what came out."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(soft_wrap=True)  # a table would cut long paths
-    for name, value in lines:
-        console.print(Text.assemble((f"{name:<12}", "bold"), value))

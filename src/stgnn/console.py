@@ -1,15 +1,16 @@
-"""What all commands share: numbers refused in the words of this package, and the log on stderr."""
+"""What all commands share: numbers refused in the words of this package, the log on stderr, lines of results."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
-from stgnn.data.schema import OptionError
+from stgnn.data.schema import FileError, OptionError
 
 
 class Number(click.ParamType):
@@ -50,3 +51,31 @@ def log_to_stderr(verbose: bool) -> Iterator[None]:
         logging.captureWarnings(False)
         logger.removeHandler(handler)
         silent.removeHandler(handler)
+
+
+def read_genes(path: Path) -> list[str]:
+    """Read the names of genes from a file, one a line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        found = f"{str(path)!r}: {type(error).__name__}: {error}"
+        raise FileError("genes", expected="a readable file of names, one a line", found=found) from error
+    names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not names:
+        raise OptionError("genes", expected="names, one a line", found=f"none in {str(path)!r}")
+    return names
+
+
+def written(*paths: Path) -> list[tuple[str, str]]:
+    """Lines of :func:`say` on what was written."""
+    return [("written", str(path)) for path in paths]
+
+
+def say(*lines: tuple[str, str]) -> None:
+    """Say on stdout what came out."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(soft_wrap=True)  # a table would cut long paths
+    for name, value in lines:
+        console.print(Text.assemble((f"{name:<12}", "bold"), value))

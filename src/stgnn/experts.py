@@ -14,7 +14,7 @@ CLIP = 10.0
 """Standardised values are cut here: a rare gene in one cell must not outweigh a hundred others."""
 
 
-def log_normalise(counts: sp.csr_matrix, depth: float) -> np.ndarray:
+def log_normalise(counts: sp.csr_matrix, depth: float, total: np.ndarray | None = None) -> np.ndarray:
     r"""Log counts per cell scaled to one depth: :math:`\log(1 + d\,x_{ng} / \sum_g x_{ng})`.
 
     Parameters
@@ -23,12 +23,14 @@ def log_normalise(counts: sp.csr_matrix, depth: float) -> np.ndarray:
         Raw counts (cells, genes).
     depth
         Total that every cell is scaled to, usually the query's median.
+    total
+        Totals of the cells (cells,), where they are of other genes than these.
 
     Returns
     -------
     Dense float32 array (cells, genes).
     """
-    total = np.asarray(counts.sum(1)).ravel()
+    total = np.asarray(counts.sum(1)).ravel() if total is None else total
     scaled = sp.diags_array(depth / np.maximum(total, 1.0)) @ counts
     return np.log1p(scaled.toarray().astype(np.float32))
 
@@ -45,7 +47,11 @@ def correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _centred(x: np.ndarray) -> np.ndarray:
-    x = x - x.mean(1, keepdims=True)
+    return row_unit(x - x.mean(1, keepdims=True))
+
+
+def row_unit(x: np.ndarray) -> np.ndarray:
+    """Rows scaled to a length of 1; a row of zeros stays one."""
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-8)
 
 
@@ -123,23 +129,19 @@ def harmony(
     share, n_clusters = one_hot.mean(0), int(np.clip(n / 30, 2, 100))
     original = components.astype(np.float32)
     corrected = original.copy()
-    unit = _unit(corrected)
+    unit = row_unit(corrected)
     start = KMeans(n_clusters, n_init=1, max_iter=25, random_state=random_state).fit(unit)
-    centres = _unit(start.cluster_centers_.astype(np.float32))
+    centres = row_unit(start.cluster_centers_.astype(np.float32))
     member = softmax(unit @ centres.T * (2 / sigma), 1)
     before = np.inf
     for _ in range(10):
         member, centres, objective = _diverse_clusters(unit, member, centres, one_hot, share, theta, sigma, rng)
         corrected = _remove_offsets(original, member, one_hot, ridge)
-        unit = _unit(corrected)
+        unit = row_unit(corrected)
         if before - objective < 1e-4 * abs(before) and np.isfinite(before):
             break
         before = objective
     return corrected
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-8)
 
 
 def _diverse_clusters(
@@ -156,7 +158,7 @@ def _diverse_clusters(
     before = np.inf
     objective = np.inf
     for _ in range(20):
-        centres = _unit(member.T @ unit)
+        centres = row_unit(member.T @ unit)
         distance = 2 * (1 - unit @ centres.T)
         observed = member.T @ one_hot
         kernel = np.exp(-distance / sigma)

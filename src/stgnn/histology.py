@@ -13,7 +13,7 @@ import numpy as np
 from stgnn.data.expression import Expression, check_distinct, learnable, share_genes, with_total
 from stgnn.data.images import Image
 from stgnn.data.predictions import to_anndata
-from stgnn.data.schema import CountsError, GenesError, InputError, ModelError, OptionError, nearest
+from stgnn.data.schema import CountsError, GenesError, InputError, ModelError, OptionError, check_seed, nearest
 from stgnn.data.slide import Slide, take
 from stgnn.data.slides import aggregate, bins_on, read_slide, without_expression
 from stgnn.holdout import check_names, holdouts, training, with_blocks
@@ -242,8 +242,7 @@ def make(
     'resnet50'
     """
     check_device(device)
-    if not isinstance(random_state, Integral) or not 0 <= random_state < 2**32:
-        raise OptionError("random_state", expected="a whole number from 0 to 2**32 - 1", found=repr(random_state))
+    check_seed(random_state)
     if isinstance(method, str):
         made = _with(predictor(method)(), device=device, random_state=int(random_state))
     elif isinstance(method, ExpressionPredictor):
@@ -252,7 +251,7 @@ def make(
         raise OptionError("method", expected="the name of a method, or a method", found=type(method).__name__)
     if encoder is None:
         return made
-    if not any(field.name == "encoder" for field in fields(made)):
+    if not any(field.name == "encoder" for field in fields(made)):  # type: ignore[arg-type]
         name = name_of(type(made)) or type(made).__name__
         raise OptionError("encoder", expected=f"none, as {name!r} has no encoder to choose", found=repr(encoder))
     return _with(made, encoder=encoder)

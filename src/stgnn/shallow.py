@@ -195,13 +195,7 @@ def neighbour_means(
 ) -> Float[np.ndarray, "n f2"]:
     """Own values joined with the means over the nearest neighbours, one block a neighbourhood size."""
     graph = spatial_knn(coords, section, max(sizes))
-    n, blocks = len(values), [values]
-    for size in sizes:
-        neighbours, _, mask = graph.table(size)
-        share = mask / np.maximum(mask.sum(1, keepdims=True), 1)
-        rows = np.repeat(np.arange(n), neighbours.shape[1])
-        matrix = sp.csr_array((share.ravel().astype(np.float32), (rows, neighbours.ravel())), shape=(n, n))
-        blocks.append(matrix @ values)
+    blocks = [values, *(graph.mean(size) @ values for size in sizes)]
     return np.hstack(blocks).astype(np.float32)
 
 

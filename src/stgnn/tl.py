@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,18 @@ import numpy as np
 
 from stgnn.data.columns import read_numbers
 from stgnn.data.resolution import RESOLUTIONS, resolution_of
-from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, InputError, ModelError, OptionError, check_option
+from stgnn.data.schema import (
+    KEY_ADDED,
+    LABELS_KEY,
+    SPATIAL_KEY,
+    InputError,
+    ModelError,
+    OptionError,
+    check_option,
+    check_seed,
+)
 from stgnn.histology import fit_expression, predict_expression
+from stgnn.imputation import impute
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
     from stgnn.data.cells import Cells, Prediction
     from stgnn.methods.base import Annotator
 
-__all__ = ["annotate", "fit_expression", "predict_expression"]
+__all__ = ["annotate", "fit_expression", "impute", "predict_expression"]
 
 
 def annotate(
@@ -207,8 +216,7 @@ def _check(
             "save_model", expected="none where a model is given, which is not fitted again", found=repr(str(save_model))
         )
     check_device(device)
-    if not isinstance(random_state, Integral) or not 0 <= random_state < 2**32:
-        raise OptionError("random_state", expected="a whole number from 0 to 2**32 - 1", found=repr(random_state))
+    check_seed(random_state)
 
 
 def _resolution(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stgnn.bench.expression_score import PRIMARY
-from stgnn.bench.records import is_expression, read, tidy, write_table
+from stgnn.bench.records import is_of, read, tidy, write_table
 from stgnn.data.schema import FileError
 from stgnn.metrics import bootstrap, paired
 
@@ -44,7 +44,7 @@ def write(folder: str | Path) -> None:
         If one cannot be written.
     """
     folder = Path(folder)
-    records = [record for record in read(folder) if is_expression(record)]
+    records = [record for record in read(folder) if is_of(record, "expression")]
     if not records:
         return
     genes = by_gene(records)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stgnn.bench.kinds import Kind
 from stgnn.data.schema import FileError, OptionError, nearest
 
 if TYPE_CHECKING:
     from stgnn.data.slide import Slide
     from stgnn.holdout import Holdout
-
-BUILT_IN = ("kidney", "her2-C-B4", "her2-AB-C", "her2-patients")
-"""Tasks that ship with the package, as ``bench/_expression/*.toml``."""
-
-KIND = "expression"
-"""What ``kind`` says in the TOML file of such a task, and the name of all built-in ones together."""
 
 MOST_GENES = 1000
 
@@ -77,48 +70,6 @@ _FIELDS = {
 }
 
 
-def find(names: str) -> list[ExpressionTask]:
-    """Tasks of predicting expression among names.
-
-    Parameters
-    ----------
-    names
-        Names of built-in tasks and paths of TOML files, separated by commas; ``"expression"`` for every built-in one.
-
-    Returns
-    -------
-    list of ExpressionTask
-        Without repetition; empty if none of the names is of this kind.
-
-    Raises
-    ------
-    OptionError
-        If tasks of this kind and of others are mixed, or a file's contents are wrong.
-
-    Examples
-    --------
-    >>> [task.name for task in find("kidney,her2-C-B4")], find("main")
-    (['kidney', 'her2-C-B4'], [])
-    """
-    found: dict[str, ExpressionTask] = {}
-    others = []
-    for name in [part.strip() for part in names.split(",")]:
-        if name == KIND or name in BUILT_IN:
-            found |= {one: _built_in(one) for one in (BUILT_IN if name == KIND else (name,))}
-        elif name.endswith(".toml") and (values := values_of(Path(name), KIND)) is not None:
-            task = parse(values, Path(name).stem, name)
-            if found.get(task.name, task) != task or task.name in BUILT_IN:
-                expected = "a file with a name of its own"
-                raise OptionError("tasks", expected=expected, found=repr(name), hint="rename the file")
-            found[task.name] = task
-        else:
-            others.append(name)
-    if found and others:
-        hint = f"run {', '.join(found)} by themselves, with methods that predict expression"
-        raise OptionError("tasks", expected="tasks of one kind", found=f"{names!r}", hint=hint)
-    return list(found.values())
-
-
 def parse(values: dict[str, Any], name: str, source: str) -> ExpressionTask:
     """Make a task of the contents of a TOML file.
 
@@ -151,6 +102,27 @@ def from_record(values: dict[str, Any]) -> ExpressionTask:
     """Make a task of plain values, as JSON and TOML hold them; the inverse of ``dataclasses.asdict``."""
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return ExpressionTask(**given)
+
+
+KIND = Kind(
+    "expression",
+    "_expression",
+    ("kidney", "her2-C-B4", "her2-AB-C", "her2-patients"),
+    parse,
+    "methods that predict expression",
+)
+"""What ``kind`` says in the TOML file of such a task, and where the built-in ones are."""
+
+
+def find(names: str) -> list[ExpressionTask]:
+    """Tasks of predicting expression among names; see :meth:`stgnn.bench.kinds.Kind.find`.
+
+    Examples
+    --------
+    >>> [task.name for task in find("kidney,her2-C-B4")], find("main")
+    (['kidney', 'her2-C-B4'], [])
+    """
+    return KIND.find(names)
 
 
 def load(task: ExpressionTask, data_dir: str | Path) -> list[Slide]:
@@ -238,22 +210,6 @@ def _holdouts(task: ExpressionTask, slides: Sequence[Slide]) -> list[Holdout]:
     from stgnn.holdout import held_out, holdouts
 
     return [held_out(slides, task.test)] if task.test else holdouts(slides, task.split)
-
-
-def _built_in(name: str) -> ExpressionTask:
-    source = files("stgnn.bench").joinpath("_expression", f"{name}.toml")
-    values = tomllib.loads(source.read_text(encoding="utf-8"))
-    del values["kind"]
-    return parse(values, name, f"{name}.toml")
-
-
-def values_of(path: Path, wanted: str) -> dict[str, Any] | None:
-    """Contents of a TOML file that says it is of a kind; what is wrong with any other is for others to say."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # ValueError: of TOML and of UTF-8
-        return None
-    return values if values.pop("kind", None) == wanted else None
 
 
 def _fits(key: str, value: Any) -> bool:

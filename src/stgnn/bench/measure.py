@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stgnn.bench.expression_tasks import ExpressionTask
+    from stgnn.bench.genes import GeneTask
     from stgnn.bench.methods import Method
     from stgnn.bench.score import Answer
     from stgnn.bench.spots import SpotTask
@@ -44,7 +45,7 @@ class Job:
         seconds then leave out what another has done.
     """
 
-    task: Task | ExpressionTask | SpotTask
+    task: Task | ExpressionTask | SpotTask | GeneTask
     method: Method
     seed: int
     data_dir: str
@@ -86,8 +87,9 @@ def measure(job: Job) -> dict[str, Any]:
     """
     import numpy as np
 
-    from stgnn.bench import spots
+    from stgnn.bench import genes, spots
     from stgnn.bench.expression_tasks import ExpressionTask
+    from stgnn.bench.genes import GeneTask
     from stgnn.bench.score import score
     from stgnn.bench.spots import SpotTask
     from stgnn.bench.tasks import load, types_of
@@ -99,6 +101,8 @@ def measure(job: Job) -> dict[str, Any]:
         return measure_fold(job)
     if isinstance(job.task, SpotTask):
         return spots.measure(job)
+    if isinstance(job.task, GeneTask):
+        return genes.measure(job)
     reference, query, truth = load(job.task, job.data_dir)
     types = types_of(reference, job.task.labels_key)
     coords = np.asarray(query.obsm[SPATIAL_KEY], dtype=np.float64) if SPATIAL_KEY in query.obsm else None
@@ -231,12 +235,12 @@ def _end_with_parent() -> None:
 def main(text: str) -> None:
     """Run a job given as JSON, and print its record."""
     from stgnn import __version__
-    from stgnn.bench import expression_tasks, spots, tasks
+    from stgnn.bench import expression_tasks, genes, spots, tasks
     from stgnn.bench.methods import Method
+    from stgnn.bench.records import kind_of
 
     values = json.loads(text)
-    kinds = {"slides": expression_tasks, "pitch_um": spots}
-    kind = next((kind for field, kind in kinds.items() if field in values["task"]), tasks)
+    kind = {"expression": expression_tasks, "spots": spots, "genes": genes, "cells": tasks}[kind_of(values["task"])]
     job = Job(**values | {"task": kind.from_record(values["task"]), "method": Method(**values["method"])})
     if os.getpgrp() == os.getpid():  # else a group of others would end too
         threading.Thread(target=_end_with_parent, daemon=True).start()

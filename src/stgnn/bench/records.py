@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +79,7 @@ def _defined(record: dict[str, Any]) -> dict[tuple[str, str], Any]:
     """How a record's task and method are defined, and the whole whose fold the task is."""
     given = record.get("definition", {})
     out = {(part, record[part]): given.get(part) for part in ("task", "method")}
-    if is_expression(record):
+    if is_of(record, "expression"):
         task = given["task"]
         out["of", task["of"]] = {name: value for name, value in task.items() if name not in ("name", "fold")}
     return out
@@ -108,13 +108,13 @@ def tidy(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     records = list(records)
-    more = ["fold", "level", "genes"] if any(is_expression(record) for record in records) else []
+    more = ["fold", "level", "genes"] if any(is_of(record, "expression") for record in records) else []
     columns = ["task", "method", "seed", *more, "metric", "value", "seconds", "cpu_seconds", "memory_gb", "error"]
     rows = []
     for record in records:
         own = {name: record.get(name) for name in columns}
         scores = record.get("scores") or {None: None}
-        if is_expression(record):
+        if is_of(record, "expression"):
             task = record["definition"]["task"]
             own |= {"task": task["of"], "fold": task["fold"]}
         if isinstance(scores, dict):
@@ -159,11 +159,20 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def is_expression(record: dict[str, Any]) -> bool:
-    """Whether a record is of a fold of predicting expression."""
-    return "slides" in record.get("definition", {}).get("task", {})
+_TELLING = {"slides": "expression", "pitch_um": "spots", "n_folds": "genes"}
 
 
-def is_spots(record: dict[str, Any]) -> bool:
-    """Whether a record is of spots that were given shares of types."""
-    return "pitch_um" in record.get("definition", {}).get("task", {})
+def kind_of(task: Mapping[str, Any]) -> str:
+    """Kind of a task, given its plain values: expression, spots, genes or cells.
+
+    Examples
+    --------
+    >>> kind_of({"name": "squares", "pitch_um": 100.0}), kind_of({"name": "main"})
+    ('spots', 'cells')
+    """
+    return next((kind for field, kind in _TELLING.items() if field in task), "cells")
+
+
+def is_of(record: Mapping[str, Any], kind: str) -> bool:
+    """Whether a record is of a task of a kind."""
+    return kind_of(record.get("definition", {}).get("task", {})) == kind

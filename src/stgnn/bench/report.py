@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from stgnn.bench import figures, tables
 from stgnn.bench.methods import OURS
-from stgnn.bench.records import ABSENT, RUNS, is_expression, is_spots, read
+from stgnn.bench.records import ABSENT, RUNS, is_of, read
 from stgnn.bench.tables import DASH, in_order
 from stgnn.data.schema import FileError
 from stgnn.report import check_path
@@ -82,7 +82,7 @@ def write(results: str | Path, path: str | Path, *, markdown: str | Path | None 
     if markdown is not None:
         _check_markdown(Path(markdown))
     found = read(results)
-    records = tables.ordered(record for record in found if not is_expression(record))
+    records = tables.ordered(record for record in found if not is_of(record, "expression"))
     if found and not records:
         what = f"those of predicted expression in {str(results)!r}"
         raise FileError("results", expected="results of annotation", found=what, hint="see its summary.csv")
@@ -91,7 +91,7 @@ def write(results: str | Path, path: str | Path, *, markdown: str | Path | None 
         raise FileError("results", expected=f"a folder with {RUNS}", found=what)
     _write_atomically(build(records), path, "output")
     if markdown is not None:
-        cells = [record for record in records if not is_spots(record)]
+        cells = [record for record in records if is_of(record, "cells")]
         _write_atomically(tables.markdown(cells), Path(markdown), "markdown")
 
 
@@ -117,7 +117,9 @@ def build(records: Sequence[dict[str, Any]]) -> str:
     str
         HTML.
     """
-    cells = [record for record in records if not is_spots(record)]
+    cells, spots, genes = (
+        [record for record in records if is_of(record, kind)] for kind in ("cells", "spots", "genes")
+    )
     table = tables.runs(cells)
     main = tables.compared(table)
     done = [record for record in cells if record["error"] is None]
@@ -134,7 +136,8 @@ def build(records: Sequence[dict[str, Any]]) -> str:
         "calibration": ("Confidence", _confidence_part(compared)),
         "confusion": ("Confusion", _confusion_part(compared)),
         "open": ("Types that the reference lacks", _open_part(table)),
-        "spots": ("Spots", _spots_part(tables.runs(record for record in records if is_spots(record)))),
+        "spots": ("Spots", _scores_by_task(tables.runs(spots), _SPOT_SCORES, _SPOT_SEEDS)),
+        "genes": ("Imputed genes", _scores_by_task(tables.runs(genes), _GENE_SCORES, _GENE_SEEDS)),
         "ablations": ("Ablations", _ablation_part(table)),
         "failures": ("Failed and absent", _failure_part(records)),
         "runs": ("Tasks, versions and machines", _run_part(records)),
@@ -271,10 +274,30 @@ _SPOT_SCORES = (
 )
 """Scores of spots: name, title, how to read it."""
 
+_SPOT_SEEDS = "Mean ± standard deviation over seeds, each of which simulates spots anew."
 
-def _spots_part(table: pd.DataFrame) -> str:
+_GENE_SCORES = (
+    ("spearman", "Rank correlation with held-out genes, percent", "Mean over genes; a gene's mean has 0 in all cells."),
+    ("pearson", "Correlation with held-out genes, percent", "Mean over genes, of log-normalised expression."),
+    (
+        "reliability_pearson",
+        "Correlation of reliability told and achieved, percent",
+        "Over genes; methods that do not tell how far a gene can be relied on have none.",
+    ),
+    (
+        "reliability_error",
+        "Error of the reliability told, points of rank correlation",
+        "Mean over genes; 0 is perfect.",
+    ),
+)
+"""Scores of imputed genes: name, title, how to read it."""
+
+_GENE_SEEDS = "Mean ± standard deviation over seeds, each of which holds genes out in other parts."
+
+
+def _scores_by_task(table: pd.DataFrame, scores: Sequence[tuple[str, str, str]], seeds: str) -> str:
     drawn = ""
-    for score, title, said in _SPOT_SCORES:
+    for score, title, said in scores:
         if score not in table or table[score].isna().all():
             continue
         methods, tasks = in_order(table["method"]), in_order(table["task"])
@@ -286,7 +309,7 @@ def _spots_part(table: pd.DataFrame) -> str:
         common = tables.shared(means)
         if len(common):
             rows.append(["mean", *(f"{100 * common[name].mean():.1f}" for name in methods)])
-        drawn += paragraph(f"{said} Mean ± standard deviation over seeds, each of which simulates spots anew.")
+        drawn += paragraph(f"{said} {seeds}")
         drawn += _table(title, ["task", *methods], rows)
     return drawn
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from stgnn.bench import expression_tables, spots
+from stgnn.bench import expression_tables, genes, spots
 from stgnn.bench.expression_tasks import ExpressionTask
+from stgnn.bench.genes import GeneTask
 from stgnn.bench.measure import Job
 from stgnn.bench.records import ABSENT, RUNS, append, read, write_tables
 from stgnn.bench.spots import SpotTask
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(
-    tasks: Sequence[Task | ExpressionTask | SpotTask],
+    tasks: Sequence[Task | ExpressionTask | SpotTask | GeneTask],
     methods: Sequence[Method],
     *,
     data_dir: str | Path,
@@ -54,7 +55,7 @@ def run(
     Parameters
     ----------
     tasks
-        What to annotate from what, folds of expression to predict, or spots to give shares.
+        What to annotate from what, folds of expression to predict, spots to give shares, or genes to impute.
     methods
         By whom.
     data_dir
@@ -105,6 +106,8 @@ def run(
     for task in dict.fromkeys(job.task for job in missing):  # what is wrong with data should show now, not after hours
         if isinstance(task, SpotTask):
             spots.load(task, data_dir)
+        elif isinstance(task, GeneTask):
+            genes.load(task, data_dir)
         elif not isinstance(task, ExpressionTask):  # whose folds are known only once they have been read
             load(task, data_dir)
     _make(folder)

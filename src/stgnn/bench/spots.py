@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import time
-import tomllib
 from dataclasses import dataclass, fields
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stgnn.bench.expression_tasks import values_of
+from stgnn.bench.kinds import Kind, check_fields
 from stgnn.bench.tasks import BUILT_IN as OTHERS
 from stgnn.bench.tasks import locate
-from stgnn.data.schema import KEY_ADDED, OptionError, deviation_key, nearest, proba_key, rejection_key
+from stgnn.data.schema import KEY_ADDED, deviation_key, proba_key, rejection_key
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from stgnn.bench.measure import Job
-
-BUILT_IN = ("squares", "hexagons", "squares-diffused", "hexagons-platform", "squares-hard")
-"""Tasks that ship with the package, as ``bench/_spots/*.toml``."""
-
-KIND = "spots"
-"""What ``kind`` says in the TOML file of such a task, and the name of all built-in ones together."""
 
 WITHIN = 2.0
 """Standard deviations about a share, in which the truth is expected in 95 % of all cases."""
@@ -71,48 +63,6 @@ class SpotTask:
     title: str = ""
 
 
-def find(names: str) -> list[SpotTask]:
-    """Tasks of spots among names.
-
-    Parameters
-    ----------
-    names
-        Names of built-in tasks and paths of TOML files, separated by commas; ``"spots"`` for every built-in one.
-
-    Returns
-    -------
-    list of SpotTask
-        Without repetition; empty if none of the names is of this kind.
-
-    Raises
-    ------
-    OptionError
-        If tasks of this kind and of others are mixed, or a file's contents are wrong.
-
-    Examples
-    --------
-    >>> [task.name for task in find("squares,hexagons")], find("main")
-    (['squares', 'hexagons'], [])
-    """
-    found: dict[str, SpotTask] = {}
-    others = []
-    for name in [part.strip() for part in names.split(",")]:
-        if name == KIND or name in BUILT_IN:
-            found |= {one: _built_in(one) for one in (BUILT_IN if name == KIND else (name,))}
-        elif name.endswith(".toml") and (values := values_of(Path(name), KIND)) is not None:
-            task = parse(values, Path(name).stem, name)
-            if found.get(task.name, task) != task or task.name in (*BUILT_IN, *OTHERS):
-                expected = "a file with a name of its own"
-                raise OptionError("tasks", expected=expected, found=repr(name), hint="rename the file")
-            found[task.name] = task
-        else:
-            others.append(name)
-    if found and others:
-        hint = f"run {', '.join(found)} by themselves, with methods for spots"
-        raise OptionError("tasks", expected="tasks of one kind", found=f"{names!r}", hint=hint)
-    return list(found.values())
-
-
 def parse(values: dict[str, Any], name: str, source: str) -> SpotTask:
     """Make a task of the contents of a TOML file.
 
@@ -121,18 +71,7 @@ def parse(values: dict[str, Any], name: str, source: str) -> SpotTask:
     OptionError
         If a field is unknown, missing or of a wrong kind, or the array is none.
     """
-    kinds = {field.name: str(field.type) for field in fields(SpotTask) if field.name != "name"}
-    for key, value in values.items():
-        if key not in kinds:
-            expected = f"fields of a task: {', '.join(kinds)}"
-            raise OptionError("tasks", expected=expected, found=f"{key!r} in {source!r}", hint=nearest(key, kinds))
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        fits = number if kinds[key] == "float" else isinstance(value, list if key == "without" else str)
-        if not fits:
-            raise OptionError("tasks", expected=f"{kinds[key]} as {key}", found=f"{value!r} in {source!r}")
-    for key in ("reference", "section", "labels_key"):
-        if not values.get(key):
-            raise OptionError("tasks", expected=f"a value of {key}", found=f"none in {source!r}")
+    check_fields(values, SpotTask, source, required=("reference", "section", "labels_key"))
     task = from_record({"name": name} | values)
     _design(task).check()
     return task
@@ -142,6 +81,28 @@ def from_record(values: dict[str, Any]) -> SpotTask:
     """Make a task of plain values, as JSON and TOML hold them; the inverse of ``dataclasses.asdict``."""
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     return SpotTask(**given)
+
+
+KIND = Kind(
+    "spots",
+    "_spots",
+    ("squares", "hexagons", "squares-diffused", "hexagons-platform", "squares-hard"),
+    parse,
+    "methods for spots",
+    OTHERS,
+)
+"""What ``kind`` says in the TOML file of such a task, and where the built-in ones are."""
+
+
+def find(names: str) -> list[SpotTask]:
+    """Tasks of spots among names; see :meth:`stgnn.bench.kinds.Kind.find`.
+
+    Examples
+    --------
+    >>> [task.name for task in find("squares,hexagons")], find("main")
+    (['squares', 'hexagons'], [])
+    """
+    return KIND.find(names)
 
 
 def load(task: SpotTask, data_dir: str | Path, seed: int = 0) -> tuple[AnnData, AnnData, AnnData]:
@@ -263,10 +224,3 @@ def _design(task: SpotTask) -> Any:
     from stgnn.data.simulated_spots import SpotDesign
 
     return SpotDesign(**{field.name: getattr(task, field.name) for field in fields(SpotDesign)})
-
-
-def _built_in(name: str) -> SpotTask:
-    source = files("stgnn.bench").joinpath("_spots", f"{name}.toml")
-    values = tomllib.loads(source.read_text(encoding="utf-8"))
-    del values["kind"]
-    return parse(values, name, f"{name}.toml")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 UNKNOWN = "unknown"
 """The label of a cell for which the reference has no answer."""
@@ -29,6 +30,11 @@ LOG1P_LAYER = "log1p"
 TOTAL_PREDICTED_KEY = "total_predicted"
 SPREAD_KEY = "stgnn_spread"
 EXPECTED_PCC_KEY = "expected_pcc"
+
+IMPUTED_KEY = "stgnn_imputed"
+"""Entry of ``uns`` of imputed expression, whose ``X`` is log-normalised: how it came about."""
+MEASURED_KEY = "measured"
+RELIABILITY_KEY = "reliability"
 
 
 def confidence_key(key_added: str) -> str:
@@ -158,6 +164,12 @@ def type_columns(types: Iterable[str]) -> list[str]:
             column += "|"
         columns.append(column)
     return columns
+
+
+def check_seed(random_state: object) -> None:
+    """Raise :class:`OptionError` unless ``random_state`` is a seed."""
+    if not isinstance(random_state, Integral) or not 0 <= int(random_state) < 2**32:
+        raise OptionError("random_state", expected="a whole number from 0 to 2**32 - 1", found=repr(random_state))
 
 
 def check_option(argument: str, value: str, options: Iterable[str]) -> str:

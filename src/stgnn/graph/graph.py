@@ -162,6 +162,30 @@ class Graph:
         weight[mask] = self.weight[edge[mask]]
         return neighbours, weight, mask
 
+    def mean(self, k: int) -> sp.csr_array:
+        """Matrix (n, n) that averages values over the nearest k neighbours of every node, itself left out.
+
+        Parameters
+        ----------
+        k
+            Number of neighbours; farther ones are left out.
+
+        Returns
+        -------
+        scipy.sparse.csr_array
+            Float32; a row sums to 1, or to 0 for a node without neighbours.
+
+        Examples
+        --------
+        >>> graph = Graph.from_edges(3, np.array([0, 0, 1]), np.array([2, 1, 0]), np.array([2.0, 1.0, 1.0]))
+        >>> (graph.mean(2) @ np.array([1.0, 2.0, 4.0])).tolist()
+        [3.0, 1.0, 0.0]
+        """
+        neighbours, _, there = self.table(k)
+        share = (there / np.maximum(there.sum(axis=1, keepdims=True), 1)).astype(np.float32)
+        rows = np.repeat(np.arange(self.n), k)
+        return sp.csr_array((share.ravel(), (rows, neighbours.ravel())), shape=(self.n, self.n))
+
     def to_scipy(self) -> sp.csr_matrix:
         """Copy into a sparse matrix (n, n) whose row i holds the weights of i's neighbours.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stgnn.data.schema import check_option
 
 if TYPE_CHECKING:
-    from stgnn.methods.base import Annotator, ExpressionPredictor
+    from stgnn.methods.base import Annotator, ExpressionPredictor, Imputer
 
 ANNOTATORS = {
     "stgnn": ("stgnn.methods.spatial_transformer_gnn", "SpatialTransformerGNN"),
@@ -35,6 +35,13 @@ DECONVOLVERS = {
     "transport": ("stgnn.methods.transport", "Transport"),
 }
 """Module and class of each method that gives spots shares of types, by the name that users give it."""
+
+IMPUTERS = {
+    "stgnn": ("stgnn.methods.graph_imputer", "GraphImputer"),
+    "knn-mean": ("stgnn.methods.neighbour_mean", "NeighbourMean"),
+    "type-mean": ("stgnn.methods.type_mean", "TypeMean"),
+}
+"""Module and class of each method that imputes genes, by the name that users give it."""
 
 PREDICTORS = {
     "magnet": ("stgnn.methods.magnet", "MagNet"),
@@ -102,6 +109,32 @@ def deconvolver(name: str) -> type[Annotator]:
     return _class("stgnn-spots" if name == "stgnn" else name, DECONVOLVERS)
 
 
+def imputer(name: str) -> type[Imputer]:
+    """Find the class of a method that imputes genes.
+
+    Parameters
+    ----------
+    name
+        One of the names in :data:`IMPUTERS`.
+
+    Returns
+    -------
+    type
+        A subclass of :class:`stgnn.methods.base.Imputer`.
+
+    Raises
+    ------
+    OptionError
+        If there is no such method; the message lists all.
+
+    Examples
+    --------
+    >>> imputer("stgnn").__name__
+    'GraphImputer'
+    """
+    return _class(name, IMPUTERS)
+
+
 def predictor(name: str) -> type[ExpressionPredictor]:
     """Find the class of a method that predicts expression.
 
@@ -134,7 +167,7 @@ def _class(name: str, methods: dict[str, tuple[str, str]]) -> Any:
     return getattr(importlib.import_module(module), cls)
 
 
-def name_of(cls: type[Annotator | ExpressionPredictor]) -> str | None:
+def name_of(cls: type[Annotator | ExpressionPredictor | Imputer]) -> str | None:
     """Name of a method's class, or None if it is none of ours.
 
     Examples
@@ -142,5 +175,6 @@ def name_of(cls: type[Annotator | ExpressionPredictor]) -> str | None:
     >>> name_of(annotator("logistic"))
     'logistic'
     """
-    names = {place: name for name, place in (ANNOTATORS | DECONVOLVERS | PREDICTORS).items()}
+    groups = (ANNOTATORS, DECONVOLVERS, PREDICTORS, IMPUTERS)
+    names = {place: name for group in groups for name, place in group.items()}
     return names.get((cls.__module__, cls.__name__))

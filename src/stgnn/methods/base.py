@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
     from stgnn.data.expression import Expression
+    from stgnn.data.imputed import Imputed
     from stgnn.data.slide import Slide
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "WEIGHTS",
     "Annotator",
     "ExpressionPredictor",
+    "Imputer",
     "check_model_folder",
     "load",
     "saved_fields",
@@ -114,6 +116,17 @@ class Annotator(ABC):
         """
         check_fitted(self)
         write_model(self, folder, {"types": list(self.types_)})
+
+
+class Imputer(ABC):
+    """A method that gives query cells the expression of genes, measured in them or not, from a reference.
+
+    A subclass is a final dataclass whose fields, all with defaults, are its hyper-parameters: plain values.
+    """
+
+    @abstractmethod
+    def impute(self, reference: Cells, query: Cells, genes: np.ndarray) -> Imputed:
+        """Impute genes of the reference in the cells of a query, all of whose own genes the reference has, too."""
 
 
 class ExpressionPredictor(ABC):

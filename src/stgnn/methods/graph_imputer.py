@@ -1,0 +1,236 @@
+"""Imputation on graphs: what types, alike reference cells and other genes say of a gene, weighed on measured genes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import scipy.sparse as sp
+
+from stgnn import reliability
+from stgnn.data.imputed import Imputed
+from stgnn.data.subset import take as take_genes
+from stgnn.experts import log_normalise
+from stgnn.graph.build import spatial_knn
+from stgnn.graph.graph import by_section
+from stgnn.graph.sample import tiles
+from stgnn.messages import (
+    RELAYS,
+    SPEAKERS,
+    Blend,
+    Listeners,
+    Reference,
+    fit_of,
+    hear,
+    listen_to,
+    relayed,
+    relays,
+    weigh,
+)
+from stgnn.methods.base import Imputer
+from stgnn.standins import depths, take, typical_depth
+from stgnn.teacher import Teaching, teach
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+    from stgnn.data.cells import Cells
+
+PATCH = 4000
+"""Query cells on which measured genes are held out, and moments are taken."""
+
+MAX_VALUES = 2e7
+"""Cells of a tile times genes: what is heard of them stays within some hundred megabytes."""
+
+PENALTY = 0.05
+"""Ridge penalty, a gene, of the weights of standardised messages."""
+
+
+@final
+@dataclass(eq=False)
+class GraphImputer(Imputer):
+    r"""What is heard of a gene along the graphs, weighed by how it does on measured genes that were held out.
+
+    .. math:: \hat y_{ng} = \mu_g + \sigma_g \sum_m w_m \frac{x_{mng} - \bar x_{mg}}{s_{mg}}, \qquad
+        w = \arg\min_{w \ge 0} \sum_{g\ \mathrm{held\ out}} \|r_g - X_g w\|^2 + \lambda \|w\|^2
+
+    The messages :math:`x_m` are what types, reference cells (by cross-modal attention) and measured genes (by the gene
+    graph) say of a gene, heard directly, passed on among query cells that express alike, and from those to neighbours
+    in the tissue (the cell graph). The measured genes are held out fold by fold, with all that is learned from the
+    query; :math:`r_g` are the ranks of the cells in such a gene, :math:`\mu_g` and :math:`\sigma_g` its mean and spread
+    according to the reference. A gene that was measured is given the posterior mean of its rate: its own count, and the
+    messages as the mean of a gamma prior [1]_.
+
+    Parameters
+    ----------
+    cross_modal, gene_graph, cell_graph
+        Whether reference cells speak, whether measured genes do, and whether messages are passed on.
+    temperature, type_share
+        Of the attention: its temperature, and how much types count in it beside expression.
+    penalty
+        Ridge penalty of the gene graph.
+    alike, near
+        Number of query cells that messages are averaged over, by expression and in the tissue.
+    folds
+        Parts that the measured genes are held out in.
+    random_state
+        Seed.
+
+    References
+    ----------
+    .. [1] Huang et al., SAVER: gene expression recovery for single-cell RNA sequencing. Nature Methods, 2018.
+
+    Examples
+    --------
+    >>> from stgnn.data.cells import read_query, read_reference
+    >>> from stgnn.data.imputed import pair
+    >>> from stgnn.data.toy import toy
+    >>> adata, adata_query = toy(n_cells=120)
+    >>> reference, query = pair(read_reference(adata), read_query(adata_query[:, :30]))
+    >>> GraphImputer(folds=2).impute(reference, query, reference.genes[-5:]).values.shape
+    (120, 5)
+    """
+
+    cross_modal: bool = True
+    gene_graph: bool = True
+    cell_graph: bool = True
+    temperature: float = 0.2
+    type_share: float = 0.25
+    penalty: float = 10.0
+    alike: int = 15
+    near: int = 12
+    folds: int = 5
+    random_state: int = 0
+
+    def impute(self, reference: Cells, query: Cells, genes: np.ndarray) -> Imputed:
+        """Impute genes of the reference in the cells of a query, all of whose own genes the reference has, too."""
+        known, patch = take_genes(reference, query.genes), _patch(query, self.random_state)
+        trials = [self._trial(known, take(query, patch), held) for held in self._parts(len(query.genes))]
+        weights = self._weights(trials)
+        tested = reliability.learn(known, trials, weights)
+        teaching = teach(known, query, selector=True, random_state=self.random_state)
+        listeners, depth = _listeners(query, teaching), typical_depth(query)
+        values, expected = np.empty((len(query), len(genes)), dtype=np.float32), np.empty(len(genes))
+        own = np.isin(genes, query.genes)
+        for chosen in (np.flatnonzero(~own), np.flatnonzero(own)):
+            if not len(chosen):
+                continue
+            measured, names = bool(own[chosen[0]]), genes[chosen]
+            counts = take_genes(reference, names).counts
+            source = listen_to(known, teaching, counts, depth, self.penalty, self.random_state)
+            messages = relayed(self._hear(source, listeners.take(patch)), self._relays(listeners.take(patch)))
+            # a measured gene is among the features that other genes speak from: it would repeat itself
+            weighed = weights * (np.array(SPEAKERS) != "genes")[:, None] if measured else weights
+            values[:, chosen] = self._stream(source, listeners, Blend.on(messages, weighed))
+            if measured:
+                own_counts = take_genes(query, names).counts
+                values[:, chosen] = posterior_mean(values[:, chosen], own_counts, depths(query), depth)
+                expected[chosen] = tested.of_measured(names)
+            else:
+                expression = log_normalise(counts, depth, depths(known))
+                expected[chosen] = tested.of(expression, messages, weights, depths(query)[patch], depth)
+        heard = [f"{speaker}, {relay}" for speaker in SPEAKERS for relay in RELAYS]
+        return Imputed(values, depth, expected, {"weights": dict(zip(heard, weights.ravel().tolist(), strict=True))})
+
+    def _parts(self, n_genes: int) -> list[np.ndarray]:
+        """Measured genes, in the parts that are held out in turn."""
+        order = np.random.default_rng(self.random_state).permutation(n_genes)
+        return [np.sort(part) for part in np.array_split(order, min(self.folds, n_genes // 2))]
+
+    def _trial(self, known: Cells, query: Cells, held: np.ndarray) -> reliability.Trial:
+        """Hear of measured genes what would be heard if they had not been measured."""
+        seen = np.delete(query.genes, held)
+        part, asked = take_genes(known, seen), take_genes(query, seen)
+        kept, there = (np.flatnonzero(depths(cells) > 0) for cells in (part, asked))
+        part, asked = take(part, kept), take(asked, there)
+        teaching = teach(part, asked, selector=True, random_state=self.random_state)
+        depth, listeners = typical_depth(asked), _listeners(asked, teaching)
+        counts = take_genes(known, query.genes[held]).counts[kept]
+        source = listen_to(part, teaching, counts, depth, self.penalty, self.random_state)
+        messages = relayed(self._hear(source, listeners), self._relays(listeners))
+        truth = log_normalise(query.counts, typical_depth(query))[there][:, held]
+        return reliability.Trial(held, messages, truth, depths(asked), depth)
+
+    def _hear(self, source: Reference, listeners: Listeners) -> Float[np.ndarray, "s n g"]:
+        said = hear(source, listeners, self.temperature, self.type_share)
+        silent = {"cells": not self.cross_modal, "cells and types": not self.cross_modal, "genes": not self.gene_graph}
+        said[[silent.get(name, False) for name in SPEAKERS]] = 0
+        return said
+
+    def _relays(self, listeners: Listeners) -> list[sp.csr_array]:
+        return relays(listeners, self.alike, self.near, self.random_state) if self.cell_graph else []
+
+    def _weights(self, trials: list[reliability.Trial]) -> Float[np.ndarray, "s r"]:
+        fits = [fit_of(trial.messages, trial.truth) for trial in trials]
+        gram, pull = (np.sum(part, axis=0) for part in zip(*fits, strict=True))
+        return weigh(gram, pull, sum(len(trial.held) for trial in trials), PENALTY).reshape(len(SPEAKERS), len(RELAYS))
+
+    def _stream(self, source: Reference, listeners: Listeners, blend: Blend) -> Float[np.ndarray, "n g"]:
+        """Values of all cells, tile by tile."""
+        n_genes = source.values.shape[1]
+        values = np.empty((len(listeners), n_genes), dtype=np.float32)
+        where = listeners.coords if listeners.coords is not None else listeners.features[:, :2].astype(np.float64)
+        graph = spatial_knn(where, listeners.section, self.near)
+        size = int(np.clip(MAX_VALUES / n_genes, 500, 20_000))
+        for tile in tiles(where, listeners.section, graph, size, hops=1):
+            here = listeners.take(tile.nodes)
+            values[tile.core] = blend.pass_on(self._hear(source, here), self._relays(here))[: len(tile.core)]
+        return values
+
+
+def _listeners(query: Cells, teaching: Teaching) -> Listeners:
+    posterior = np.exp(teaching.posterior).astype(np.float32)
+    return Listeners(teaching.scale.query, posterior, query.coords, query.section)
+
+
+def _patch(query: Cells, random_state: int) -> Int[np.ndarray, " n"]:
+    """Cells of one round piece of every section, so that neighbours stay neighbours; all cells if they are few."""
+    if len(query) <= PATCH:
+        return np.arange(len(query))
+    rng = np.random.default_rng(random_state)
+    if query.coords is None:
+        return np.sort(rng.choice(len(query), PATCH, replace=False))
+    rows = []
+    for members in by_section(query.section):
+        away = np.linalg.norm(query.coords[members] - query.coords[rng.choice(members)], axis=1)
+        rows.append(members[np.argsort(away, kind="stable")[: -(-PATCH * len(members) // len(query))]])
+    return np.sort(np.concatenate(rows))
+
+
+def posterior_mean(
+    values: Float[np.ndarray, "n g"], counts: sp.csr_matrix, total: Float[np.ndarray, " n"], depth: float
+) -> Float[np.ndarray, "n g"]:
+    r"""What measured genes are, given their counts and what is heard of them.
+
+    .. math:: x \sim \mathrm{Poisson}(N \lambda), \quad \lambda \sim \Gamma(\phi, \phi / r) \quad\Rightarrow\quad
+        E[\lambda \mid x] = \frac{\phi + x}{\phi / r + N}
+
+    with :math:`r` what is heard, brought to the mean of what was measured, and :math:`\phi` by moments, gene by gene.
+
+    Parameters
+    ----------
+    values
+        What is heard (cells, genes), log-normalised.
+    counts
+        What was measured (cells, genes).
+    total
+        Total counts of the cells (cells,).
+    depth
+        Total that values are scaled to.
+
+    Returns
+    -------
+    numpy.ndarray
+        Log-normalised expression (cells, genes), float32.
+    """
+    out = np.empty_like(values)
+    for gene in range(values.shape[1]):
+        count = counts[:, [gene]].toarray().ravel().astype(np.float64)
+        rate = np.expm1(values[:, gene].astype(np.float64)) + 1e-3
+        rate *= count.sum() / max(rate @ total, 1e-9)
+        mean = np.maximum(rate * total, 1e-9)
+        excess = float(((count - mean) ** 2 - mean).sum())
+        shape = float(np.clip((mean**2).sum() / max(excess, 1e-9), 0.1, 1e3))
+        out[:, gene] = np.log1p(depth * (shape + count) / (shape * total / mean + total))
+    return out
