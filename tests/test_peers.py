@@ -14,11 +14,12 @@ import pytest
 from anndata import AnnData
 
 from stgnn.bench import peers
-from stgnn.bench.methods import PEERS
+from stgnn.bench.methods import PEERS, SPOT_PEERS
 from stgnn.bench.peers import PeerError
 from stgnn.data.schema import GenesError, LabelsError, OptionError
 
 FOLDER = Path(peers.__file__).parent
+KINDS = (peers.SCRIPTS, "celltypist"), (peers.SPOT_SCRIPTS, "tacco")
 
 NEAREST = """
     import sys
@@ -43,12 +44,13 @@ NEAREST = """
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
-    """Put a script in the place of CellTypist's."""
+    """Put a script in the place of CellTypist's and of TACCO's for spots."""
 
     def put(text: str) -> None:
         path = tmp_path / "fake.py"
         path.write_text(textwrap.dedent(text), encoding="utf-8")
-        monkeypatch.setitem(peers.SCRIPTS, "celltypist", str(path))
+        for scripts, name in KINDS:
+            monkeypatch.setitem(scripts, name, str(path))
 
     return put
 
@@ -136,9 +138,22 @@ def test_our_modules_do_not_shine_through(script, reference, query, monkeypatch,
         ask(reference, query)
 
 
+def test_shares_sum_to_one(script, reference, query):
+    script(NEAREST)
+    shares = peers.deconvolve("tacco", reference, query, "cell_type", 7, sys.executable)
+    pd.testing.assert_frame_equal(shares, ask(reference, query))
+    for wrong, found in (("table * 2", "sums of 2 to 2"), ("table.sub(table.max(axis=1), axis=0)", "a least of -")):
+        script(NEAREST + f"\n    ({wrong}).to_csv(folder / 'result.csv')")
+        with pytest.raises(PeerError, match=f"tacco: expected shares of 0 or more that sum to 1; found .*{found}"):
+            peers.deconvolve("tacco", reference, query, "cell_type", 7, sys.executable)
+    with pytest.raises(OptionError, match="peer: expected one of tacco, flashdeconv; found 'celltypist'"):
+        peers.deconvolve("celltypist", reference, query, "cell_type", 7, sys.executable)
+
+
 def test_every_peer_has_a_script_that_stands_alone():
-    assert set(peers.SCRIPTS) == set(PEERS)
-    for name in peers.SCRIPTS.values():
+    assert (set(peers.SCRIPTS), set(peers.SPOT_SCRIPTS)) == (set(PEERS), set(SPOT_PEERS))
+    scripts = {name for kind, _ in KINDS for name in kind.values()}
+    for name in scripts:
         tree = ast.parse((FOLDER / name).read_text(encoding="utf-8"))
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stgnn.bench.peers import SCRIPTS
+from stgnn.bench.peers import SCRIPTS, SPOT_SCRIPTS
 from stgnn.data.schema import FileError, OptionError, nearest
 from stgnn.methods import ANNOTATORS, DECONVOLVERS, PREDICTORS, annotator, deconvolver, predictor
 
@@ -44,8 +44,8 @@ ABLATIONS = {name: _ALL_PARTS | off for name, off in _OFF.items()}
 OUR_PREDICTOR = "magnet"
 OUR_DECONVOLVER = "stgnn-spots"
 
-PEERS = tuple(SCRIPTS)
-"""Methods of other packages, each run by an interpreter that has the package."""
+PEERS, SPOT_PEERS = tuple(SCRIPTS), tuple(SPOT_SCRIPTS)
+"""Methods of other packages, for cells and for spots, each run by an interpreter that has the package."""
 
 
 @dataclass(frozen=True)
@@ -162,22 +162,27 @@ def find_predictors(names: str) -> list[Method]:
 def find_deconvolvers(names: str) -> list[Method]:
     """Methods that give spots shares of types, by name or class; as :func:`find_predictors`.
 
+    Peers are among them: ``peers`` stands for those that know spots, and ``all`` for them, too.
+
     Examples
     --------
-    >>> [method.name for method in find_deconvolvers("nnls,transport")]
-    ['nnls', 'transport']
+    >>> [method.name for method in find_deconvolvers("nnls,peers")]
+    ['nnls', 'tacco', 'flashdeconv']
     """
-    return _of_one_kind(names, DECONVOLVERS, OUR_DECONVOLVER)
+    return _of_one_kind(names, DECONVOLVERS, OUR_DECONVOLVER, SPOT_PEERS)
 
 
-def _of_one_kind(names: str, kind: Mapping[str, Any], ours: str) -> list[Method]:
+def _of_one_kind(names: str, kind: Mapping[str, Any], ours: str, peers: tuple[str, ...] = ()) -> list[Method]:
+    groups = {"all": (*kind, *peers)} | ({"peers": peers} if peers else {})
     found: dict[str, Method] = {}
     for word in [part.strip() for part in names.split(",")]:
-        for name in kind if word == "all" else (word,):
-            if name in kind or _is_class(name):
+        for name in groups.get(word, (word,)):
+            if name in peers:
+                found[name] = Method(name, name, group="peers")
+            elif name in kind or _is_class(name):
                 found[name] = Method(name, name, group="ours" if name == ours else "siblings")
             else:
-                known = ["all", *kind]
+                known = [*groups, *kind, *peers]
                 expected = f"module:Class or one of {', '.join(known)}"
                 raise OptionError("methods", expected=expected, found=repr(name), hint=nearest(name, known))
     return list(found.values())
@@ -272,9 +277,10 @@ def read_interpreters(path: str | Path | None) -> dict[str, str]:
     table = values.get("interpreters")
     if not isinstance(table, Mapping) or len(values) > 1:
         raise OptionError("peers", expected="one table [interpreters]", found=f"{', '.join(values) or 'nothing'}")
+    known = list(dict.fromkeys(PEERS + SPOT_PEERS))
     for name, python in table.items():
-        if name not in PEERS:
-            raise OptionError("peers", expected=f"one of {', '.join(PEERS)}", found=repr(name))
+        if name not in known:
+            raise OptionError("peers", expected=f"one of {', '.join(known)}", found=repr(name))
         if not isinstance(python, str) or not Path(python).is_file():
             raise OptionError("peers", expected=f"the path of a Python for {name}", found=repr(python))
     return dict(table)

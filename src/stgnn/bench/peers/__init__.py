@@ -29,10 +29,16 @@ SCRIPTS = {
     "resolvi": "_resolvi.py",
     "singler": "_singler.py",
 }
-"""Script of each peer, by its name."""
+"""Script of each peer that annotates cells, by its name."""
+
+SPOT_SCRIPTS = {"tacco": "_tacco.py", "flashdeconv": "_flashdeconv.py"}
+"""Script of each peer that gives spots shares of types, by its name."""
 
 SCORES_ONLY = ("celltypist", "singler")
 """Peers whose figures are no probabilities of one type among all."""
+
+SUM_TOLERANCE = 1e-3
+"""How far from 1 a spot's shares may sum, as a peer's arithmetic in single precision does."""
 
 LABEL, SECTION, SPATIAL = "label", "section", "spatial"
 """Where the scripts find types, sections and coordinates."""
@@ -85,13 +91,54 @@ def annotate(
         If the interpreter is missing, the script fails, or the result is unusable; the last line of what it wrote to
         stderr is in the message.
     """
+    check_option("peer", name, SCRIPTS)
+    return _ask(name, SCRIPTS[name], reference, query, labels_key, seed, python, section_key)
+
+
+def deconvolve(
+    name: str,
+    reference: AnnData,
+    query: AnnData,
+    labels_key: str,
+    seed: int,
+    python: str,
+    section_key: str = "section",
+) -> pd.DataFrame:
+    """Give spots their shares of types by a peer, with its default parameters.
+
+    Parameters and errors are those of :func:`annotate`; ``name`` is one of :data:`SPOT_SCRIPTS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Shares (spots of the query, types of the reference); rows sum to 1. Spots that the peer does not judge, such as
+        those without a count, get the same of all types.
+    """
+    check_option("peer", name, SPOT_SCRIPTS)
+    table = _ask(name, SPOT_SCRIPTS[name], reference, query, labels_key, seed, python, section_key)
+    least, sums = table.min(axis=None), table.sum(axis=1)
+    if not (least >= 0 and np.allclose(sums, 1, atol=SUM_TOLERANCE)):
+        found = f"a least of {least:.3g}, sums of {sums.min():.3g} to {sums.max():.3g}"
+        raise PeerError(f"{name}: expected shares of 0 or more that sum to 1; found {found}")
+    return table
+
+
+def _ask(
+    name: str,
+    script: str,
+    reference: AnnData,
+    query: AnnData,
+    labels_key: str,
+    seed: int,
+    python: str,
+    section_key: str,
+) -> pd.DataFrame:
     import pandas as pd
 
-    check_option("peer", name, SCRIPTS)
     with tempfile.TemporaryDirectory(prefix="stgnn-peer-") as place:
         folder = Path(place)
         types = _write(folder, reference, query, labels_key, section_key)
-        _run(name, folder, seed, python)
+        _run(name, script, folder, seed, python)
         try:
             table = pd.read_csv(folder / "result.csv", index_col=0, converters={0: str})
         except (OSError, ValueError) as error:
@@ -132,15 +179,14 @@ def _write(folder: Path, reference: AnnData, query: AnnData, labels_key: str, se
     return types
 
 
-def _run(name: str, folder: Path, seed: int, python: str) -> None:
-    script = Path(__file__).parent / SCRIPTS[name]
+def _run(name: str, script: str, folder: Path, seed: int, python: str) -> None:
     # ours must not shine through: neither our modules nor a user's own folder of packages
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}
     environment |= {"PYTHONNOUSERSITE": "1", "PYTHONHASHSEED": str(seed % 2**32), "CELLTYPIST_FOLDER": str(folder)}
     try:
         done = subprocess.run(
-            [python, str(script), str(folder), str(seed)],
+            [python, str(Path(__file__).parent / script), str(folder), str(seed)],
             capture_output=True,
             text=True,
             errors="replace",
