@@ -14,11 +14,12 @@ import pytest
 from anndata import AnnData
 
 from stgnn.bench import peers
-from stgnn.bench.methods import PEERS
+from stgnn.bench.methods import PEERS, SPOT_PEERS
 from stgnn.bench.peers import PeerError
 from stgnn.data.schema import GenesError, LabelsError, OptionError
 
 FOLDER = Path(peers.__file__).parent
+KINDS = (peers.SCRIPTS, "celltypist"), (peers.SPOT_SCRIPTS, "tacco"), (peers.GENE_SCRIPTS, "tangram")
 
 NEAREST = """
     import sys
@@ -41,14 +42,30 @@ NEAREST = """
 """
 
 
+TOTALS = """
+    import sys
+    from pathlib import Path
+    import anndata
+    import numpy as np
+
+    folder, seed = Path(sys.argv[1]), int(sys.argv[2])
+    reference, query = (anndata.read_h5ad(folder / f"{name}.h5ad") for name in ("reference", "query"))
+    genes = (folder / "genes.txt").read_text().split("\\n")
+    assert seed == 7 and reference.n_vars == query.n_vars + 5 and not set(genes) & set(query.var_names)
+    values = query.X.toarray().sum(1, keepdims=True) * reference[:, genes].X.toarray().mean(0)
+    np.save(folder / "result.npy", values)
+"""
+
+
 @pytest.fixture
 def script(tmp_path, monkeypatch):
-    """Put a script in the place of CellTypist's."""
+    """Put a script in the place of CellTypist's, of TACCO's for spots, and of Tangram's for genes."""
 
     def put(text: str) -> None:
         path = tmp_path / "fake.py"
         path.write_text(textwrap.dedent(text), encoding="utf-8")
-        monkeypatch.setitem(peers.SCRIPTS, "celltypist", str(path))
+        for scripts, name in KINDS:
+            monkeypatch.setitem(scripts, name, str(path))
 
     return put
 
@@ -136,9 +153,68 @@ def test_our_modules_do_not_shine_through(script, reference, query, monkeypatch,
         ask(reference, query)
 
 
+def test_shares_sum_to_one(script, reference, query):
+    script(NEAREST)
+    shares = peers.deconvolve("tacco", reference, query, "cell_type", 7, sys.executable)
+    pd.testing.assert_frame_equal(shares, ask(reference, query))
+    for wrong, found in (("table * 2", "sums of 2 to 2"), ("table.sub(table.max(axis=1), axis=0)", "a least of -")):
+        script(NEAREST + f"\n    ({wrong}).to_csv(folder / 'result.csv')")
+        with pytest.raises(PeerError, match=f"tacco: expected shares of 0 or more that sum to 1; found .*{found}"):
+            peers.deconvolve("tacco", reference, query, "cell_type", 7, sys.executable)
+    with pytest.raises(OptionError, match="peer: expected one of tacco, flashdeconv; found 'celltypist'"):
+        peers.deconvolve("celltypist", reference, query, "cell_type", 7, sys.executable)
+
+
+def predict(reference: AnnData, query: AnnData, genes: list[str]) -> np.ndarray:
+    return peers.impute("tangram", reference, query, genes, 7, sys.executable)
+
+
+def test_genes_are_predicted_without_what_the_query_has_of_them(script, reference, query):
+    script(TOTALS)
+    query.X = query.X.toarray()
+    query.X[3] = 0
+    genes = reference.var_names[[9, 0, 4, 7, 2]].tolist()
+    found = predict(reference, query[:, ::-1], genes)
+    totals = query[:, ~query.var_names.isin(genes)].X.sum(axis=1)
+    totals[3] = np.delete(totals, 3).mean()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, totals[:, None] * reference[:, genes].X.toarray().mean(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"tangram: expected an array in result\.npy; found FileNotFoundError"),
+        ("import sys; open(sys.argv[1] + '/result.npy', 'w').close()", "found EOFError"),
+        (
+            TOTALS + "\n    np.save(folder / 'result.npy', values.T)",
+            r"expected finite values of shape \(\d+, 5\)",
+        ),
+        (TOTALS + "\n    np.save(folder / 'result.npy', values * np.nan)", "not all finite$"),
+        ("import no_such_package", "install it as docs/peers"),
+    ],
+)
+def test_predictions_that_are_none_are_refused(script, reference, query, text, message):
+    script(text)
+    with pytest.raises(PeerError, match=message):
+        predict(reference, query, reference.var_names[:5].tolist())
+
+
+def test_genes_that_cannot_be_predicted_are_refused(reference, query):
+    for genes, found in (([reference.var_names[0], "Gad1"], "'Gad1'"), ([], "none")):
+        with pytest.raises(GenesError, match=f"genes: expected genes of the reference; found {found}$"):
+            predict(reference, query, genes)
+    with pytest.raises(GenesError, match="other than those to predict"):
+        predict(reference, query, reference.var_names.tolist())
+    with pytest.raises(OptionError, match="expected one of tangram; found 'tacco'"):
+        peers.impute("tacco", reference, query, [], 7, sys.executable)
+
+
 def test_every_peer_has_a_script_that_stands_alone():
-    assert set(peers.SCRIPTS) == set(PEERS)
-    for name in peers.SCRIPTS.values():
+    assert (set(peers.SCRIPTS), set(peers.SPOT_SCRIPTS)) == (set(PEERS), set(SPOT_PEERS))
+    scripts = {name for kind, _ in KINDS for name in kind.values()}
+    assert scripts == {path.name for path in FOLDER.glob("_*.py")} - {"__init__.py"}
+    for name in scripts:
         tree = ast.parse((FOLDER / name).read_text(encoding="utf-8"))
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

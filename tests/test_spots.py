@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +16,9 @@ from scipy.stats import nbinom
 from refusals import refusal
 from stgnn import datasets, experts, mixtures, tl
 from stgnn.bench import methods as bench_methods
-from stgnn.bench import report
+from stgnn.bench import peers, report
 from stgnn.bench import spots as spot_tasks
-from stgnn.bench.measure import Job
+from stgnn.bench.measure import Job, measure
 from stgnn.bench.run import run
 from stgnn.data.cells import Cells, align, read_query, read_reference
 from stgnn.data.resolution import resolution_of
@@ -349,6 +350,42 @@ def test_tasks_of_spots_run_and_are_reported(task, tmp_path):
     assert run([task], chosen, data_dir=tmp_path, output=tmp_path / "results", seeds=1) == found[:2]
     report.write(tmp_path / "results", tmp_path / "x.html")
     assert '<section id="spots"' in (tmp_path / "x.html").read_text()
+
+
+EVEN = """
+import sys
+import anndata
+import pandas as pd
+
+reference, query = (anndata.read_h5ad(f"{sys.argv[1]}/{name}.h5ad") for name in ("reference", "query"))
+types = sorted(set(reference.obs["label"]))
+pd.DataFrame(1 / len(types), index=query.obs_names, columns=types).to_csv(sys.argv[1] + "/result.csv")
+"""
+
+
+def test_peers_are_asked_for_shares_alone(task, tmp_path, monkeypatch):
+    (tmp_path / "even.py").write_text(EVEN)
+    monkeypatch.setitem(peers.SPOT_SCRIPTS, "flashdeconv", str(tmp_path / "even.py"))
+    (peer,) = bench_methods.find_deconvolvers("flashdeconv")
+    lacking = replace(task, without=("type 2",))
+    found = measure(Job(lacking, peer, 0, str(tmp_path), sys.executable))
+    assert set(found["scores"]) == {"rmse", "pearson", "jensen_shannon"}
+    assert 0.1 < found["scores"]["rmse"] < 0.5
+    assert found["scores"]["pearson"] == 0
+    assert min(found["seconds"], found["cpu_seconds"], found["memory_gb"]) > 0
+
+
+def test_peers_are_found_and_recorded_where_absent(task, tmp_path):
+    names = [method.name for method in bench_methods.find_deconvolvers("all")]
+    assert names == [*DECONVOLVERS, *peers.SPOT_SCRIPTS]
+    assert "flashdeconv" in refusal(OptionError, bench_methods.find_deconvolvers, "flashdeconf")
+    refusal(OptionError, bench_methods.find_predictors, "peers")
+    chosen = bench_methods.find_deconvolvers("nnls,peers")
+    found = run([task], chosen, data_dir=tmp_path, output=tmp_path / "results", seeds=1)
+    assert [record["error"] for record in found] == [None, *["absent: no interpreter given"] * 2]
+    report.write(tmp_path / "results", tmp_path / "x.html")
+    (tmp_path / "peers.toml").write_text(f"[interpreters]\nflashdeconv = '{sys.executable}'")
+    assert bench_methods.read_interpreters(tmp_path / "peers.toml") == {"flashdeconv": sys.executable}
 
 
 def test_the_truth_is_set_aside(task, tmp_path):

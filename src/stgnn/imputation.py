@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stgnn.data import imputed
 from stgnn.data.cells import read_query, read_reference
+from stgnn.data.results import check_adata
 from stgnn.data.schema import LABELS_KEY, SPATIAL_KEY, OptionError, check_seed
 from stgnn.methods import imputer, name_of
 from stgnn.methods.base import Imputer
@@ -98,6 +99,7 @@ def impute(
     >>> imputed.shape, int(imputed.var["measured"].sum())
     ((100, 60), 30)
     """
+    check_adata(adata)
     chosen = _method(method, random_state)
     query = read_query(
         adata,

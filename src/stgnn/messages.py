@@ -240,8 +240,8 @@ class Blend:
         """The same of what is still to be passed on: it is joined first, since averages are linear."""
         slope = self.slope
         parts = [np.einsum("sg,sng->ng", slope[:, relay], said) for relay in range(len(by) + 1)]
-        for relay in range(len(by), 0, -1):
-            for matrix in by[relay - 1 :: -1]:
+        for relay in range(1, len(parts)):
+            for matrix in by[:relay]:
                 parts[relay] = matrix @ parts[relay]
         return np.maximum(sum(parts) + self.offset, 0)
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from stgnn.data.columns import read_numbers
 from stgnn.data.resolution import RESOLUTIONS, resolution_of
+from stgnn.data.results import check_adata
 from stgnn.data.schema import (
     KEY_ADDED,
     LABELS_KEY,
     SPATIAL_KEY,
-    InputError,
     ModelError,
     OptionError,
     check_option,
@@ -201,13 +201,9 @@ def _check(
     adata: object, reference: object, model: object, save_model: str | Path | None, device: str, random_state: int
 ) -> None:
     """Refuse what no data could make right, before anything is read."""
-    from anndata import AnnData
-
     from stgnn.train import check_device
 
-    if not isinstance(adata, AnnData):
-        hint = "pass one of its tables: sdata.tables[...]" if hasattr(adata, "tables") else "read it first"
-        raise InputError("adata", expected="AnnData, to write results onto", found=type(adata).__name__, hint=hint)
+    check_adata(adata)
     if (reference is None) == (model is None):
         found = "neither" if model is None else "both"
         raise OptionError("reference", expected="either a reference to learn from or a model", found=found)

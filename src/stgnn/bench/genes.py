@@ -180,7 +180,7 @@ def score(
     }
     details = {"spearman": dict(zip(map(str, genes), achieved.tolist(), strict=True))}
     if np.isfinite(told).all():
-        scores["reliability_pearson"] = float(np.nan_to_num(np.corrcoef(told, achieved)[0, 1]))
+        scores["reliability_pearson"] = float(np.nan_to_num(metrics.pearson(achieved[:, None], told[:, None])[0]))
         scores["reliability_error"] = float(np.abs(told - achieved).mean())
         details["reliability"] = dict(zip(map(str, genes), told.tolist(), strict=True))
     return scores, details

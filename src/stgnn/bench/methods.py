@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stgnn.bench.peers import SCRIPTS
+from stgnn.bench.peers import GENE_SCRIPTS, SCRIPTS, SPOT_SCRIPTS
 from stgnn.data.schema import FileError, OptionError, nearest
-from stgnn.methods import ANNOTATORS, DECONVOLVERS, PREDICTORS, annotator, deconvolver, predictor
+from stgnn.methods import ANNOTATORS, DECONVOLVERS, IMPUTERS, PREDICTORS, annotator, deconvolver, imputer, predictor
 
 if TYPE_CHECKING:
-    from stgnn.methods.base import Annotator, ExpressionPredictor
+    from stgnn.methods.base import Annotator, ExpressionPredictor, Imputer
 
 OURS = "stgnn"
 GROUPS = ("ours", "siblings", "ablations", "peers")
@@ -44,8 +44,8 @@ ABLATIONS = {name: _ALL_PARTS | off for name, off in _OFF.items()}
 OUR_PREDICTOR = "magnet"
 OUR_DECONVOLVER = "stgnn-spots"
 
-PEERS = tuple(SCRIPTS)
-"""Methods of other packages, each run by an interpreter that has the package."""
+PEERS, SPOT_PEERS, GENE_PEERS = tuple(SCRIPTS), tuple(SPOT_SCRIPTS), tuple(GENE_SCRIPTS)
+"""Methods of other packages, for cells, spots and genes, each run by an interpreter that has the package."""
 
 
 @dataclass(frozen=True)
@@ -162,22 +162,38 @@ def find_predictors(names: str) -> list[Method]:
 def find_deconvolvers(names: str) -> list[Method]:
     """Methods that give spots shares of types, by name or class; as :func:`find_predictors`.
 
+    Peers are among them: ``peers`` stands for those that know spots, and ``all`` for them, too.
+
     Examples
     --------
-    >>> [method.name for method in find_deconvolvers("nnls,transport")]
-    ['nnls', 'transport']
+    >>> [method.name for method in find_deconvolvers("nnls,peers")]
+    ['nnls', 'tacco', 'flashdeconv']
     """
-    return _of_one_kind(names, DECONVOLVERS, OUR_DECONVOLVER)
+    return _of_one_kind(names, DECONVOLVERS, OUR_DECONVOLVER, SPOT_PEERS)
 
 
-def _of_one_kind(names: str, kind: Mapping[str, Any], ours: str) -> list[Method]:
+def find_imputers(names: str) -> list[Method]:
+    """Methods that impute genes, by name or class; as :func:`find_deconvolvers`.
+
+    Examples
+    --------
+    >>> [method.name for method in find_imputers("knn-mean,peers")]
+    ['knn-mean', 'tangram']
+    """
+    return _of_one_kind(names, IMPUTERS, OURS, GENE_PEERS)
+
+
+def _of_one_kind(names: str, kind: Mapping[str, Any], ours: str, peers: tuple[str, ...] = ()) -> list[Method]:
+    groups = {"all": (*kind, *peers)} | ({"peers": peers} if peers else {})
     found: dict[str, Method] = {}
     for word in [part.strip() for part in names.split(",")]:
-        for name in kind if word == "all" else (word,):
-            if name in kind or _is_class(name):
+        for name in groups.get(word, (word,)):
+            if name in peers:
+                found[name] = Method(name, name, group="peers")
+            elif name in kind or _is_class(name):
                 found[name] = Method(name, name, group="ours" if name == ours else "siblings")
             else:
-                known = ["all", *kind]
+                known = [*groups, *kind, *peers]
                 expected = f"module:Class or one of {', '.join(known)}"
                 raise OptionError("methods", expected=expected, found=repr(name), hint=nearest(name, known))
     return list(found.values())
@@ -209,6 +225,19 @@ def make_deconvolver(method: Method, seed: int) -> Annotator:
 
     cls = deconvolver(method.cls) if method.cls in DECONVOLVERS else _own(method.cls, Annotator)
     return _make(cls, method, seed)
+
+
+def make_imputer(method: Method, seed: int) -> Imputer:
+    """Make a method that imputes genes; as :func:`make`.
+
+    Examples
+    --------
+    >>> make_imputer(Method("few", "knn-mean", {"k": 5}), seed=0).k
+    5
+    """
+    from stgnn.methods.base import Imputer
+
+    return _make(imputer(method.cls) if method.cls in IMPUTERS else _own(method.cls, Imputer), method, seed)
 
 
 def _own(place: str, base: type) -> Any:
@@ -272,9 +301,10 @@ def read_interpreters(path: str | Path | None) -> dict[str, str]:
     table = values.get("interpreters")
     if not isinstance(table, Mapping) or len(values) > 1:
         raise OptionError("peers", expected="one table [interpreters]", found=f"{', '.join(values) or 'nothing'}")
+    known = list(dict.fromkeys(PEERS + SPOT_PEERS + GENE_PEERS))
     for name, python in table.items():
-        if name not in PEERS:
-            raise OptionError("peers", expected=f"one of {', '.join(PEERS)}", found=repr(name))
+        if name not in known:
+            raise OptionError("peers", expected=f"one of {', '.join(known)}", found=repr(name))
         if not isinstance(python, str) or not Path(python).is_file():
             raise OptionError("peers", expected=f"the path of a Python for {name}", found=repr(python))
     return dict(table)

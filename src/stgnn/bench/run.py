@@ -219,7 +219,8 @@ def _call(job: Job, threads: int, timeout: float | None, lifeline: int) -> tuple
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
+        env=os.environ
+        | {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"},
         start_new_session=True,  # so that it can be ended together with all it has started
     )
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from stgnn.bench.measure import Job
+
+Ask = Callable[["AnnData", "AnnData"], tuple[Any, Any | None, np.ndarray | None]]
+"""Asks a method for shares of spots, their deviation and what is unexplained, given reference and query."""
 
 WITHIN = 2.0
 """Standard deviations about a share, in which the truth is expected in 95 % of all cases."""
@@ -150,33 +154,56 @@ def measure(job: Job) -> dict[str, Any]:
     dict
         Seconds, CPU seconds, memory, scores and details; plain values.
     """
-    from stgnn import tl
     from stgnn.bench.measure import cpu_seconds, memory_gb
-    from stgnn.bench.methods import make_deconvolver
     from stgnn.data.simulated_spots import PROPORTIONS_KEY
 
     task = job.task
     if not isinstance(task, SpotTask):
         raise TypeError(f"task: expected a SpotTask; found {type(task).__name__}")
     reference, query, truth = load(task, job.data_dir, job.seed)
-    method = make_deconvolver(job.method, job.seed)
+    ask = _ask_peer(job, task) if job.method.group == "peers" else _deconvolver(job, task)
     start, used = time.perf_counter(), cpu_seconds()
-    tl.annotate(query, reference, labels_key=task.labels_key, section_key=task.section_key or "section", method=method)
+    shares, deviation, unexplained = ask(reference, query)
     costs = {"seconds": time.perf_counter() - start, "cpu_seconds": cpu_seconds() - used, "memory_gb": memory_gb()}
-    types = list(query.uns[KEY_ADDED]["types"])  # the columns of its tables are written without slashes
-    shares, deviation = (query.obsm.get(key(KEY_ADDED)) for key in (proba_key, deviation_key))
-    scores, details = score(
-        truth.obsm[PROPORTIONS_KEY],
-        shares.set_axis(types, axis=1),
-        None if deviation is None else deviation.set_axis(types, axis=1),
-        query.obs[rejection_key(KEY_ADDED)].to_numpy(dtype=np.float64),
-        task.without,
-    )
+    scores, details = score(truth.obsm[PROPORTIONS_KEY], shares, deviation, unexplained, task.without)
     return costs | {"scores": scores, "details": details}
 
 
+def _deconvolver(job: Job, task: SpotTask) -> Ask:
+    """Make the method, and import all it needs: that takes seconds, and is no part of annotating."""
+    from stgnn import tl
+    from stgnn.bench.methods import make_deconvolver
+
+    method = make_deconvolver(job.method, job.seed)
+
+    def ask(reference: AnnData, query: AnnData) -> tuple[Any, Any | None, np.ndarray]:
+        section_key = task.section_key or "section"
+        tl.annotate(query, reference, labels_key=task.labels_key, section_key=section_key, method=method)
+        types = list(query.uns[KEY_ADDED]["types"])  # the columns of its tables are written without slashes
+        shares, deviation = (query.obsm.get(key(KEY_ADDED)) for key in (proba_key, deviation_key))
+        return (
+            shares.set_axis(types, axis=1),
+            None if deviation is None else deviation.set_axis(types, axis=1),
+            query.obs[rejection_key(KEY_ADDED)].to_numpy(dtype=np.float64),
+        )
+
+    return ask
+
+
+def _ask_peer(job: Job, task: SpotTask) -> Ask:
+    from stgnn.bench.peers import deconvolve
+
+    python, section_key = str(job.interpreter), task.section_key or "section"
+
+    def ask(reference: AnnData, query: AnnData) -> tuple[Any, None, None]:
+        shares = deconvolve(job.method.cls, reference, query, task.labels_key, job.seed, python, section_key)
+        return shares, None, None
+
+    return ask
+
+
 def score(
-    truth: Any, shares: Any, deviation: Any | None, unexplained: np.ndarray, without: tuple[str, ...]
+    truth: Any, shares: Any, deviation: Any | None, unexplained: np.ndarray | None, without: tuple[str, ...]
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Compare shares with the truth, over the types of either side.
 
@@ -185,7 +212,7 @@ def score(
     truth, shares, deviation
         Data frames (spots, types); ``deviation`` None where a method does not tell it.
     unexplained
-        Share of each spot's counts that is not explained (spots,).
+        Share of each spot's counts that is not explained (spots,); None where a method does not tell it.
     without
         Types that the reference lacks on purpose.
 
@@ -193,7 +220,8 @@ def score(
     -------
     scores : dict
         rmse (0 to 1, down), pearson (mean over types that vary, up), jensen_shannon (0 to 1, down), covered (share of
-        true values within two standard deviations, .95 meant), unexplained_auroc (where a type is left out, up).
+        true values within two standard deviations, .95 meant), unexplained_auroc (where a type is left out, up); the
+        last two only where they are told.
     details : dict
         Pearson's correlation of each type.
     """
@@ -213,7 +241,7 @@ def score(
         known = np.isin(types, list(shares.columns))
         scores["covered"] = float((np.abs(true - said) <= WITHIN * spread)[:, known].mean())
     there = truth.reindex(columns=list(without), fill_value=0.0).to_numpy().sum(axis=1) > 0
-    if there.any() and not there.all():
+    if unexplained is not None and there.any() and not there.all():
         scores["unexplained_auroc"] = metrics.rejection_auroc(unexplained, there)
     return scores, {
         "pearson": dict(zip([types[place] for place in varies], np.nan_to_num(by_type).tolist(), strict=True))

@@ -43,7 +43,7 @@ def runs(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
             "method": record["method"],
             "group": record["group"],
             "seed": record["seed"],
-            "open": bool(record["definition"]["task"]["without"]),
+            "open": bool(record["definition"]["task"].get("without")),
             "date": record.get("date", ""),
             **{name: record[name] for name in COSTS},
             **record["scores"],

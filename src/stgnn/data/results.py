@@ -29,6 +29,21 @@ if TYPE_CHECKING:
     from stgnn.data.cells import Cells, Prediction
 
 
+def check_adata(adata: object) -> None:
+    """Refuse whatever results cannot be written onto.
+
+    Raises
+    ------
+    InputError
+        If it is not AnnData.
+    """
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        hint = "pass one of its tables: sdata.tables[...]" if hasattr(adata, "tables") else "read it first"
+        raise InputError("adata", expected="AnnData, to write results onto", found=type(adata).__name__, hint=hint)
+
+
 def write(
     adata: AnnData,
     cells: Cells,

@@ -2,7 +2,7 @@
 
 Their dependencies exclude each other and ours, so nothing of them is imported here. Every peer is one script in this
 folder that runs without this package: it reads ``reference.h5ad`` and ``query.h5ad`` from a folder and writes
-``result.csv`` there. How to install them stands in ``docs/peers.md``.
+``result.csv`` there, or ``result.npy`` where it predicts genes. How to install them stands in ``docs/peers.md``.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stgnn.data.schema import GenesError, LabelsError, StgnnError, check_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from anndata import AnnData
+    from jaxtyping import Float
 
 SCRIPTS = {
     "celltypist": "_celltypist.py",
@@ -29,10 +32,19 @@ SCRIPTS = {
     "resolvi": "_resolvi.py",
     "singler": "_singler.py",
 }
-"""Script of each peer, by its name."""
+"""Script of each peer that annotates cells, by its name."""
+
+SPOT_SCRIPTS = {"tacco": "_tacco.py", "flashdeconv": "_flashdeconv.py"}
+"""Script of each peer that gives spots shares of types, by its name."""
 
 SCORES_ONLY = ("celltypist", "singler")
 """Peers whose figures are no probabilities of one type among all."""
+
+GENE_SCRIPTS = {"tangram": "_tangram_genes.py"}
+"""Script of each peer that predicts genes that were not measured, by its name."""
+
+SUM_TOLERANCE = 1e-3
+"""How far from 1 a spot's shares may sum, as a peer's arithmetic in single precision does."""
 
 LABEL, SECTION, SPATIAL = "label", "section", "spatial"
 """Where the scripts find types, sections and coordinates."""
@@ -85,13 +97,116 @@ def annotate(
         If the interpreter is missing, the script fails, or the result is unusable; the last line of what it wrote to
         stderr is in the message.
     """
+    check_option("peer", name, SCRIPTS)
+    return _ask(name, SCRIPTS[name], reference, query, labels_key, seed, python, section_key)
+
+
+def deconvolve(
+    name: str,
+    reference: AnnData,
+    query: AnnData,
+    labels_key: str,
+    seed: int,
+    python: str,
+    section_key: str = "section",
+) -> pd.DataFrame:
+    """Give spots their shares of types by a peer, with its default parameters.
+
+    Parameters and errors are those of :func:`annotate`; ``name`` is one of :data:`SPOT_SCRIPTS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Shares (spots of the query, types of the reference); rows sum to 1. Spots that the peer does not judge, such as
+        those without a count, get the same of all types.
+    """
+    check_option("peer", name, SPOT_SCRIPTS)
+    table = _ask(name, SPOT_SCRIPTS[name], reference, query, labels_key, seed, python, section_key)
+    least, sums = table.min(axis=None), table.sum(axis=1)
+    if not (least >= 0 and np.allclose(sums, 1, atol=SUM_TOLERANCE)):
+        found = f"a least of {least:.3g}, sums of {sums.min():.3g} to {sums.max():.3g}"
+        raise PeerError(f"{name}: expected shares of 0 or more that sum to 1; found {found}")
+    return table
+
+
+def impute(
+    name: str, reference: AnnData, query: AnnData, genes: Sequence[str], seed: int, python: str
+) -> Float[np.ndarray, "cells genes"]:
+    """Predict genes that a query has not measured by a peer, with its default parameters.
+
+    Parameters
+    ----------
+    name
+        One of :data:`GENE_SCRIPTS`.
+    reference, query
+        Raw counts in ``X`` (cells, genes). The reference's genes are all handed over, so that the peer can scale counts
+        by those of the whole cell; the query's are those that the reference has too, without ``genes``.
+    genes
+        Genes of the reference to predict. What the query has of them is not handed over.
+    seed
+        Seed, for peers that draw.
+    python
+        Path of an interpreter that has the peer.
+
+    Returns
+    -------
+    numpy.ndarray
+        What the peer says, in units of its own (cells of the query, genes in the order given), float32; cells without a
+        count get the mean of the others.
+
+    Raises
+    ------
+    OptionError
+        If there is no peer of that name.
+    GenesError
+        If the reference lacks one of the genes, or the two share no other.
+    PeerError
+        As :func:`annotate`.
+    """
+    check_option("peer", name, GENE_SCRIPTS)
+    lacking = [gene for gene in genes if gene not in reference.var_names]
+    if lacking or not len(genes):
+        raise GenesError("genes", expected="genes of the reference", found=", ".join(map(repr, lacking)) or "none")
+    measured = _shared_genes(reference, query)
+    measured = measured[~measured.isin(list(genes))]
+    if not len(measured):
+        raise GenesError("query", expected="genes of the reference other than those to predict", found="none")
+    with tempfile.TemporaryDirectory(prefix="stgnn-peer-") as place:
+        folder = Path(place)
+        _save(folder / "reference.h5ad", reference, reference.var_names.unique(), {})
+        given = query.obs_names.isin(_save(folder / "query.h5ad", query, measured, {}).obs_names)
+        (folder / "genes.txt").write_text("\n".join(genes), encoding="utf-8")
+        _run(name, GENE_SCRIPTS[name], folder, seed, python)
+        try:
+            values = np.load(folder / "result.npy").astype(np.float32)
+        except (OSError, EOFError, ValueError) as error:
+            found = f"{type(error).__name__}: {error}"
+            raise PeerError(f"{name}: expected an array in result.npy; found {found}") from error
+    shape, finite = (int(given.sum()), len(genes)), bool(np.isfinite(values).all())
+    if values.shape != shape or not finite:
+        found = f"{values.shape}, {'' if finite else 'not '}all finite"
+        raise PeerError(f"{name}: expected finite values of shape {shape}; found {found}")
+    filled = np.tile(values.mean(axis=0), (len(given), 1))
+    filled[given] = values
+    return filled
+
+
+def _ask(
+    name: str,
+    script: str,
+    reference: AnnData,
+    query: AnnData,
+    labels_key: str,
+    seed: int,
+    python: str,
+    section_key: str,
+) -> pd.DataFrame:
     import pandas as pd
 
-    check_option("peer", name, SCRIPTS)
     with tempfile.TemporaryDirectory(prefix="stgnn-peer-") as place:
         folder = Path(place)
         types = _write(folder, reference, query, labels_key, section_key)
-        _run(name, folder, seed, python)
+        _run(name, script, folder, seed, python)
         try:
             table = pd.read_csv(folder / "result.csv", index_col=0, converters={0: str})
         except (OSError, ValueError) as error:
@@ -101,46 +216,51 @@ def annotate(
 
 def _write(folder: Path, reference: AnnData, query: AnnData, labels_key: str, section_key: str) -> list[str]:
     """Write what the scripts read, and return the types."""
-    import anndata
-    import pandas as pd
-    import scipy.sparse as sp
-
     from stgnn.data.columns import read_labels
 
     if labels_key not in reference.obs:
         raise LabelsError("labels_key", expected="a column of reference.obs", found=repr(labels_key))
+    genes = _shared_genes(reference, query)
+    code, names, _ = read_labels(reference, labels_key, "reference")  # the labels that every other method gets
+    known = (code >= 0) & (np.bincount(code[code >= 0], minlength=len(names)) > 1)[code]
+    labels = np.array(names, dtype=object)[code[known]]
+    written = _save(folder / "reference.h5ad", reference[known], genes, {LABEL: labels})
+    sections = query.obs[section_key].astype(str).to_numpy() if section_key in query.obs else "1"
+    _save(folder / "query.h5ad", query, genes, {SECTION: sections})
+    return sorted(set(written.obs[LABEL]))
+
+
+def _shared_genes(reference: AnnData, query: AnnData) -> pd.Index:
     genes = query.var_names[query.var_names.isin(reference.var_names)].unique()
     if not len(genes):
         raise GenesError("query", expected="genes that the reference has too", found="none")
-    for name, source in (("reference", reference), ("query", query)):
-        counts = sp.csr_matrix(source[:, genes].X, dtype=np.float32)
-        kept = np.asarray(counts.sum(1)).ravel() > 0
-        obs = pd.DataFrame(index=source.obs_names.astype(str))
-        if name == "reference":  # the labels, and the types, that every other method gets
-            code, names, _ = read_labels(source, labels_key, "reference")
-            kept &= (code >= 0) & (np.bincount(code[code >= 0], minlength=len(names)) > 1)[code]
-            obs[LABEL] = np.array(names, dtype=object)[code]
-            types = sorted(set(obs[LABEL][kept]))
-        elif section_key in source.obs:
-            obs[SECTION] = source.obs[section_key].astype(str).to_numpy()
-        else:
-            obs[SECTION] = "1"
-        out = anndata.AnnData(counts[kept], obs=obs[kept], var=pd.DataFrame(index=genes.astype(str)))
-        if SPATIAL in source.obsm:
-            out.obsm[SPATIAL] = np.asarray(source.obsm[SPATIAL], dtype=np.float64)[kept]
-        out.write_h5ad(folder / f"{name}.h5ad")
-    return types
+    return genes
 
 
-def _run(name: str, folder: Path, seed: int, python: str) -> None:
-    script = Path(__file__).parent / SCRIPTS[name]
+def _save(path: Path, source: AnnData, genes: pd.Index, columns: dict[str, Any]) -> AnnData:
+    """Write counts of genes in cells that have any, with columns of cells, and return what is written."""
+    import anndata
+    import pandas as pd
+    import scipy.sparse as sp
+
+    counts = sp.csr_matrix(source[:, genes].X, dtype=np.float32)
+    kept = np.asarray(counts.sum(1)).ravel() > 0
+    obs = pd.DataFrame(columns, index=source.obs_names.astype(str))
+    out = anndata.AnnData(counts[kept], obs=obs[kept], var=pd.DataFrame(index=genes.astype(str)))
+    if SPATIAL in source.obsm:
+        out.obsm[SPATIAL] = np.asarray(source.obsm[SPATIAL], dtype=np.float64)[kept]
+    out.write_h5ad(path)
+    return out
+
+
+def _run(name: str, script: str, folder: Path, seed: int, python: str) -> None:
     # ours must not shine through: neither our modules nor a user's own folder of packages
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}
     environment |= {"PYTHONNOUSERSITE": "1", "PYTHONHASHSEED": str(seed % 2**32), "CELLTYPIST_FOLDER": str(folder)}
     try:
         done = subprocess.run(
-            [python, str(script), str(folder), str(seed)],
+            [python, str(Path(__file__).parent / script), str(folder), str(seed)],
             capture_output=True,
             text=True,
             errors="replace",
