@@ -18,7 +18,7 @@ from stgnn.bench import methods as bench_methods
 from stgnn.bench import report
 from stgnn.bench.run import run
 from stgnn.cli import _cli
-from stgnn.data.cells import Cells, read_query, read_reference
+from stgnn.data.cells import Cells, align, read_query, read_reference
 from stgnn.data.imputed import pair, wanted
 from stgnn.data.schema import GenesError, InputError, LabelsError, OptionError
 from stgnn.data.subset import take as take_genes
@@ -382,6 +382,17 @@ def test_tasks_of_genes_are_found_and_checked(tmp_path):
         lines = ['kind = "genes"', 'reference = "a"', 'query = "b"', 'labels_key = "c"', line]
         (tmp_path / "own.toml").write_text("\n".join(lines))
         assert word in refusal(OptionError, gene_tasks.find, str(tmp_path / "own.toml"))
+
+
+def test_denoised_expression_is_an_ablation(tissue):
+    (method,) = bench_methods.find("denoised expression")
+    assert method.group == "ablations"
+    model = bench_methods.make(replace(method, options={}), seed=0)
+    reference, query = align(read_reference(tissue[0]), read_query(tissue[1], section_key="section"))
+    proba = model.fit(reference, query).predict(query).proba
+    truth = tissue[1].obs["cell_type"].astype(str).to_numpy()
+    assert (np.array(reference.types)[proba.argmax(axis=1)] == truth).mean() > 0.6
+    np.testing.assert_allclose(depths(model.query_), depths(query), rtol=1e-4)
 
 
 # ---- real data

@@ -36,10 +36,14 @@ _OFF: dict[str, dict[str, bool | int]] = {
     "no registration": {"registration": False},
     "no selector": {"selector": False},
     "no space": {"cell_graph": False, "global_tokens": False},
+    "denoised expression": {},
 }
 
 ABLATIONS = {name: _ALL_PARTS | off for name, off in _OFF.items()}
 """The model with all parts, and what is switched off in each ablation of it."""
+
+_CLASSES = {"denoised expression": "stgnn.bench.denoised:Denoised"}
+"""Class of those ablations that are more than an option of the model."""
 
 OUR_PREDICTOR = "magnet"
 OUR_DECONVOLVER = "stgnn-spots"
@@ -314,7 +318,7 @@ def _method(name: str) -> Method:
     if name in ANNOTATORS:
         return Method(name, name, group="ours" if name == OURS else "siblings")
     if name in ABLATIONS:
-        return Method(f"{OURS}, {name}", OURS, dict(ABLATIONS[name]), group="ablations")
+        return Method(f"{OURS}, {name}", _CLASSES.get(name, OURS), dict(ABLATIONS[name]), group="ablations")
     if name in PEERS:
         return Method(name, name, group="peers")
     if _is_class(name):
