@@ -13,7 +13,18 @@ from stgnn.data.toy import toy
 from stgnn.methods.base import load
 from stgnn.methods.spatial_transformer_gnn import THRESHOLD, SpatialTransformerGNN
 from stgnn.shallow import Clusters
-from stgnn.unknown import discord, rejection, strangeness, usual
+from stgnn.unknown import Common, discord, divergence, rejection, strangeness, usual
+
+
+def _strangeness(features, kind, clusters, means) -> np.ndarray:
+    members = clusters.members(features)
+    common = Common.of(features, members, np.zeros(len(features)), clusters.centres.shape[1])
+    return strangeness(kind, members, common, means)
+
+
+def _discord(votes, features, clusters) -> np.ndarray:
+    members = clusters.members(features)
+    return discord(members, Common.of(features, members, divergence(votes), clusters.centres.shape[1]))
 
 
 @pytest.fixture
@@ -28,7 +39,7 @@ def tissue() -> tuple[np.ndarray, np.ndarray, Clusters, np.ndarray]:
 
 
 def test_cells_whose_kind_lies_far_from_their_type_are_strange(tissue):
-    strange = strangeness(*tissue)
+    strange = _strangeness(*tissue)
     assert strange[240:].min() > 3 * strange[:240].max()
 
 
@@ -39,7 +50,7 @@ def test_an_unknown_type_is_called_so_however_common_it_is(tissue, share):
     n = int(240 * share / (1 - share))
     strangers = (np.array([0, 0, 4.0, 4]) + rng.normal(0, 0.5, (n, 4))).astype(np.float32)
     features, kind = np.vstack([features[:240], strangers]), np.r_[kind[:240], np.ones(n, dtype=int)]
-    strange = strangeness(features, kind, clusters, means)
+    strange = _strangeness(features, kind, clusters, means)
     score = rejection(np.full((240 + n, 2), [0.95, 0.05]), strange / usual(strange), np.ones(240 + n))
     assert score[240:].min() > 0.9
     assert score[:240].max() < THRESHOLD
@@ -52,13 +63,22 @@ def test_strangeness_equals_its_equation(tissue):
     spread = np.sqrt(((features - around) ** 2).mean(0)) + 0.1
     scale = np.sqrt(spread**2 + (0.4 * means[kind]) ** 2)
     distance = np.sqrt((((around - means[kind]) / scale) ** 2).mean(1))
-    np.testing.assert_allclose(strangeness(*tissue), distance, rtol=1e-5)
+    np.testing.assert_allclose(_strangeness(*tissue), distance, rtol=1e-5)
+
+
+def test_what_cells_have_in_common_adds_up(tissue):
+    features, _, clusters, _ = tissue
+    members, apart = clusters.members(features), np.arange(270.0)
+    whole = Common.of(features, members, apart, 3)
+    parts = [Common.of(features[rows], members[:, rows], apart[rows], 3) for rows in (slice(100), slice(100, None))]
+    for name in ("number", "features", "apart", "squares"):
+        np.testing.assert_allclose(getattr(parts[0] + parts[1], name), getattr(whole, name), rtol=1e-5)
 
 
 def test_one_poor_cell_of_a_known_kind_is_not_strange(tissue):
     features, kind, clusters, means = tissue
     features[0] += 2.5  # still nearest to its kind
-    strange = strangeness(features, kind, clusters, means)
+    strange = _strangeness(features, kind, clusters, means)
     assert strange[0] < 1.5 * usual(strange)
 
 
@@ -70,7 +90,7 @@ def test_what_a_type_shows_most_of_may_move_the_most(tissue):
     rng = np.random.default_rng(0)
     features = (np.stack([more, other])[member] + rng.normal(0, 0.2, (240, 4))).astype(np.float32)
     clusters = Clusters(clusters.axes, np.stack([more, other])[None], np.zeros((1, 2, 1)))
-    strange = strangeness(features, kind, clusters, means)
+    strange = _strangeness(features, kind, clusters, means)
     assert strange[120:].min() > 2 * strange[:120].max()
 
 
@@ -84,7 +104,7 @@ def votes() -> tuple[np.ndarray, np.ndarray]:
 
 def test_experts_that_are_sure_of_different_types_are_in_discord(tissue, votes):
     features, _, clusters, _ = tissue
-    apart = discord(votes, features, clusters)
+    apart = _discord(votes, features, clusters)
     np.testing.assert_allclose(apart[:240], 0, atol=1e-12)
     mixed, own = np.log(2), -(0.98 * np.log(0.98) + 0.02 * np.log(0.02))
     np.testing.assert_allclose(apart[240:], mixed - own, rtol=1e-6)
@@ -96,14 +116,14 @@ def test_experts_that_are_sure_of_different_types_are_in_discord(tissue, votes):
 def test_experts_that_are_all_unsure_are_not_in_discord(tissue, votes):
     features, _, clusters, _ = tissue
     unsure = np.log(np.full((270, 2), 0.5))
-    np.testing.assert_allclose(discord([unsure, unsure + 3], features, clusters), 0, atol=1e-12)
+    np.testing.assert_allclose(_discord([unsure, unsure + 3], features, clusters), 0, atol=1e-12)
 
 
 def test_discord_is_that_of_the_cells_alike(tissue, votes):
     features, _, clusters, _ = tissue
     first, second = (said.copy() for said in votes)
     second[0] = second[0, ::-1]  # one cell on which they differ, in a kind on which they do not
-    apart = discord([first, second], features, clusters)
+    apart = _discord([first, second], features, clusters)
     np.testing.assert_allclose(apart[:120], apart[0])
     assert apart[0] < usual(apart)
 

@@ -244,6 +244,58 @@ def _bench_run(
     click.echo(f"runs     {len(records):,}, of which {failed:,} failed\nwritten  {output}")
 
 
+@_bench.command("scale", short_help="Measure what annotation costs as sections grow.")
+@click.option(
+    "--cells",
+    default="10000,30000,100000,300000,1000000",
+    show_default=True,
+    help="Sizes of sections, comma-separated.",
+)
+@click.option("--genes", default=300, show_default=True, type=Number(int, "a whole number"), help="Genes measured.")
+@click.option("--methods", default="stgnn", show_default=True, help="As for 'stgnn bench run'.")
+@click.option("--data-dir", required=True, type=click.Path(path_type=Path), help="Folder with the real sections.")
+@click.option("--output", default="results", show_default=True, type=click.Path(path_type=Path), help="Folder to fill.")
+@click.option("--threads", default=2, show_default=True, type=Number(int, "a whole number"), help="Threads of a run.")
+@click.option("--timeout", type=Number(float, "a number"), help="Seconds after which a run is given up.")
+@click.option("--peers", type=click.Path(path_type=Path), help="TOML file: which Python runs each peer.")
+@VERBOSE
+def _bench_scale(
+    cells: str,
+    genes: int,
+    methods: str,
+    data_dir: Path,
+    output: Path,
+    threads: int,
+    timeout: float | None,
+    peers: Path | None,
+    verbose: bool,
+) -> None:
+    """Annotate tissue of growing size, laid out of real sections, from file to file.
+
+    Fills OUTPUT as 'stgnn bench run' does; 'stgnn bench report' draws seconds and memory against cells.
+    """
+    from tempfile import TemporaryDirectory
+
+    with log_to_stderr(verbose), TemporaryDirectory() as folder:
+        from stgnn.bench import methods as bench_methods
+        from stgnn.bench import run as bench_run
+        from stgnn.bench import scale
+
+        sizes = [Number(int, "whole numbers").convert(part, None, None) for part in cells.split(",")]
+        records = bench_run.run(
+            scale.make([int(size) for size in sizes], genes, data_dir, folder),
+            bench_methods.find(methods),
+            data_dir=folder,
+            output=output,
+            seeds=1,
+            threads=threads,
+            timeout=timeout,
+            interpreters=bench_methods.read_interpreters(peers),
+        )
+    failed = sum(record["error"] is not None for record in records)
+    click.echo(f"runs     {len(records):,}, of which {failed:,} failed\nwritten  {output}")
+
+
 @_bench.command("report", short_help="Show the results as one HTML file.")
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="HTML file to write.")

@@ -35,10 +35,13 @@ def log_normalise(counts: sp.csr_matrix, depth: float, total: np.ndarray | None 
     return np.log1p(scaled.toarray().astype(np.float32))
 
 
-def standardise(values: np.ndarray) -> np.ndarray:
-    """Centre and scale each gene within one data set, which removes gene-wise platform shifts, and clip."""
-    centred = values - values.mean(0)
-    return np.clip(centred / (values.std(0) + 1e-3), -CLIP, CLIP).astype(np.float32)
+def standardise(values: np.ndarray, mean: np.ndarray | None = None, spread: np.ndarray | None = None) -> np.ndarray:
+    """Centre and scale each gene within one data set, which removes gene-wise platform shifts, and clip.
+
+    ``mean`` and ``spread`` are those of the whole data set where ``values`` are of a part of it.
+    """
+    mean, spread = values.mean(0) if mean is None else mean, values.std(0) if spread is None else spread
+    return np.clip((values - mean) / (spread + 1e-3), -CLIP, CLIP).astype(np.float32)
 
 
 def correlations(left: np.ndarray, right: np.ndarray) -> np.ndarray:

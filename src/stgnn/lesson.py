@@ -26,6 +26,8 @@ LEAST_TRUST = 0.3
 PROTOTYPES = 4
 """Reference prototypes of a type that the memory holds, at most."""
 
+_AT_ONCE = 16_384
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -142,7 +144,7 @@ def prepare(
     labels, scale = labels_of(reference), teaching.scale
     depth, weight = typical_depth(query), cell_weights(labels, scale.composition)
     known = weighted_standardise(experts.log_normalise(reference.counts, depth), weight)
-    asked = standardised(query)
+    asked = Look.of(query).at(query)
     shape = shape_of(reference, query, known, scale, random_state)
     see_known, see_asked = shape.see(known), shape.see(asked)
     views = []
@@ -163,9 +165,39 @@ def prepare(
     return shape, lesson
 
 
-def standardised(query: Cells) -> np.ndarray:
-    """Query cells standardised by themselves."""
-    return experts.standardise(experts.log_normalise(query.counts, typical_depth(query)))
+@dataclass(frozen=True)
+class Look:
+    """How the cells of a query are standardised: by themselves, all together, however few are looked at.
+
+    Parameters
+    ----------
+    depth
+        Total that every cell is scaled to.
+    mean, spread
+        Of the log-normalised expression of each gene (genes,), float32.
+    """
+
+    depth: float
+    mean: Float[np.ndarray, " g"]
+    spread: Float[np.ndarray, " g"]
+
+    @classmethod
+    def of(cls, query: Cells) -> Look:
+        """Look at all cells, some thousands at a time."""
+        depth, n_genes = typical_depth(query), query.counts.shape[1]
+        total, squares = np.zeros(n_genes), np.zeros(n_genes)
+        for start in range(0, len(query), _AT_ONCE):
+            values = experts.log_normalise(query.counts[start : start + _AT_ONCE], depth).astype(np.float64)
+            total += values.sum(0)
+            squares += np.einsum("ng,ng->g", values, values)
+        mean = total / len(query)
+        spread = np.sqrt(np.maximum(squares / len(query) - mean**2, 0))
+        return cls(depth, mean.astype(np.float32), spread.astype(np.float32))
+
+    def at(self, cells: Cells) -> Float[np.ndarray, "n g"]:
+        """Standardised expression of some of the query's cells."""
+        values = experts.log_normalise(cells.counts, self.depth)
+        return experts.standardise(values, self.mean, self.spread)
 
 
 def shape_of(reference: Cells, query: Cells, known: Float[np.ndarray, "r g"], scale: Scale, random_state: int) -> Shape:

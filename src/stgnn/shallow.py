@@ -136,11 +136,19 @@ class Clusters:
     centres: Float[np.ndarray, "r k d"]
     log_probas: Float[np.ndarray, "r k c"]
 
+    def members(self, features: Float[np.ndarray, "n f"]) -> Int[np.ndarray, "r n"]:
+        """Cluster of each cell in each clustering."""
+        parts = features @ self.axes
+        return np.stack([nearest(parts, centres) for centres in self.centres])
+
+    def of_members(self, members: Int[np.ndarray, "r n"]) -> Float[np.ndarray, "n c"]:
+        """Log-probability of each type for cells whose clusters are known."""
+        said = sum(said[member] for member, said in zip(members, self.log_probas, strict=True))
+        return log_softmax(said / len(members), axis=1)
+
     def log_proba(self, view: View) -> Float[np.ndarray, "n c"]:
         """Log-probability of each type for each cell."""
-        parts = view.features @ self.axes
-        said = [said[nearest(parts, centres)] for centres, said in zip(self.centres, self.log_probas, strict=True)]
-        return log_softmax(np.mean(said, axis=0), axis=1)
+        return self.of_members(self.members(view.features))
 
 
 Expert = Regression | Profiles | Guesses | Clusters

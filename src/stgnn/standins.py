@@ -12,7 +12,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from stgnn.data.cells import Cells
+from stgnn.graph.graph import by_section
 from stgnn.graph.hierarchy import regions
+from stgnn.graph.sample import morton_order
 
 NOISE, SPILL = 0.3, 0.2
 
@@ -159,3 +161,17 @@ def cell_weights(labels: np.ndarray, composition: np.ndarray) -> np.ndarray:
     count = np.bincount(labels, minlength=len(composition))
     weight = (composition / np.maximum(count, 1))[labels]
     return weight / weight.sum()
+
+
+def patches(cells: Cells, at_most: int, cells_per_patch: int, random_state: int) -> np.ndarray:
+    """Sorted row numbers of so many cells at most, in patches of whole neighbourhoods drawn from all sections alike."""
+    rng = np.random.default_rng(random_state)
+    if cells.coords is None:
+        return np.sort(rng.choice(len(cells), min(at_most, len(cells)), replace=False))
+    runs = []
+    for members in by_section(cells.section):
+        members = members[morton_order(cells.coords[members])]
+        runs += np.array_split(members, -(-len(members) // cells_per_patch))
+    size, order = np.array([len(run) for run in runs]), rng.permutation(len(runs))
+    kept = order[np.cumsum(size[order]) <= at_most]
+    return np.sort(np.concatenate([runs[run] for run in kept])) if len(kept) else runs[order[0]][:at_most]

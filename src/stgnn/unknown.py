@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.special import entr, log_softmax
-
-from stgnn import shallow
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -23,11 +23,57 @@ FLOOR = 0.05
 """Strangeness (spreads) and discord (nats) that mean nothing: where types are easy, the usual is next to none."""
 
 
+@dataclass(frozen=True)
+class Common:
+    """What the cells of each cluster have in common, as sums: those of two sets of cells add up to those of both.
+
+    Parameters
+    ----------
+    number
+        Cells of each cluster of each clustering (clusterings, clusters).
+    features, apart
+        Sums of their features (clusterings, clusters, features), and of the experts' divergence on them (clusterings,
+        clusters).
+    squares
+        Sum over all cells of the squares of their features (features,).
+    """
+
+    number: Float[np.ndarray, "r k"]
+    features: Float[np.ndarray, "r k f"]
+    apart: Float[np.ndarray, "r k"]
+    squares: Float[np.ndarray, " f"]
+
+    @classmethod
+    def of(
+        cls,
+        features: Float[np.ndarray, "n f"],
+        members: Int[np.ndarray, "r n"],
+        apart: Float[np.ndarray, " n"],
+        n_clusters: int,
+    ) -> Common:
+        """Sums over some cells, whose clusters are known."""
+        n = len(features)
+        ones = np.ones(n, dtype=np.float32)
+        own = [sp.csr_array((ones, (member, np.arange(n))), shape=(n_clusters, n)) for member in members]
+        return cls(
+            np.stack([np.bincount(member, minlength=n_clusters) for member in members]).astype(np.float64),
+            np.stack([each @ features for each in own]).astype(np.float64),
+            np.stack([np.bincount(member, apart, minlength=n_clusters) for member in members]),
+            np.einsum("nf,nf->f", features, features).astype(np.float64),
+        )
+
+    def __add__(self, other: Common) -> Common:
+        """Sums over both sets of cells."""
+        return Common(
+            self.number + other.number,
+            self.features + other.features,
+            self.apart + other.apart,
+            self.squares + other.squares,
+        )
+
+
 def strangeness(
-    features: Float[np.ndarray, "n f"],
-    kind: Int[np.ndarray, " n"],
-    clusters: shallow.Clusters,
-    means: Float[np.ndarray, "c f"],
+    kind: Int[np.ndarray, " n"], members: Int[np.ndarray, "r n"], common: Common, means: Float[np.ndarray, "c f"]
 ) -> Float[np.ndarray, " n"]:
     r"""Distance of the cells alike to a cell from the type that it is called (0 up); see :func:`usual`.
 
@@ -39,35 +85,45 @@ def strangeness(
 
     Parameters
     ----------
-    features
-        Of the query, on the common scale.
     kind
         Type that each cell is called.
-    clusters
-        Clusterings of the query.
+    members
+        Cluster of each cell in each clustering.
+    common
+        What the cells of each cluster have in common.
     means
         Mean features of the reference's types.
     """
-    total, around, spread = np.zeros(len(features)), [], np.zeros(features.shape[1])
-    for member, n_clusters in _memberships(features, clusters):
-        around.append(shallow.cluster_means(features, member, n_clusters)[member])
-        spread += ((features - around[-1]) ** 2).mean(0) / len(clusters.centres)
-    scale = np.sqrt((np.sqrt(spread) + 0.1) ** 2 + (GAIN * means) ** 2)
-    for mean in around:
-        total += np.sqrt((((mean - means[kind]) / scale[kind]) ** 2).mean(1))
-    return total / len(clusters.centres)
+    around = common.features / np.maximum(common.number, 1)[..., None]
+    within = common.squares - (common.number[..., None] * around**2).sum((0, 1)) / len(members)
+    spread = np.sqrt(np.maximum(within, 0) / max(common.number[0].sum(), 1))
+    scale = np.sqrt((spread + 0.1) ** 2 + (GAIN * means) ** 2)
+    total = np.zeros(len(kind))
+    for mean, member in zip(around, members, strict=True):
+        far = np.sqrt((((mean[:, None] - means) / scale) ** 2).mean(2))  # of every cluster from every type
+        total += far[member, kind]
+    return total / len(members)
 
 
-def discord(
-    log_probas: Sequence[Float[np.ndarray, "n c"]], features: Float[np.ndarray, "n f"], clusters: shallow.Clusters
-) -> Float[np.ndarray, " n"]:
-    r"""How far experts differ on the cells alike to a cell (nats, 0 up): Jensen-Shannon divergence, by cluster.
+def divergence(log_probas: Sequence[Float[np.ndarray, "n c"]]) -> Float[np.ndarray, " n"]:
+    r"""How far experts differ on each cell (nats, 0 up): Jensen-Shannon divergence.
 
-    .. math:: d_n = \overline{H\Big(\frac{1}{E} \sum_e p_e\Big) - \frac{1}{E} \sum_e H(p_e)}_{C(n)}
+    .. math:: H\Big(\frac{1}{E} \sum_e p_e\Big) - \frac{1}{E} \sum_e H(p_e)
 
-    with :math:`C(n)` the cells of its cluster; averaged over several clusterings. Experts have learned to agree on the
-    types of the reference. On others each goes its own way, even where all are sure; noise, which makes all of them
-    unsure, does not set them apart.
+    Parameters
+    ----------
+    log_probas
+        What each expert says, up to a constant of the cell.
+    """
+    probas = [np.exp(log_softmax(log, axis=1)) for log in log_probas]
+    return entr(np.mean(probas, axis=0)).sum(1) - np.mean([entr(p).sum(1) for p in probas], axis=0)
+
+
+def discord(members: Int[np.ndarray, "r n"], common: Common) -> Float[np.ndarray, " n"]:
+    """How far experts differ on the cells alike to a cell: mean :func:`divergence` of its cluster (nats, 0 up).
+
+    Averaged over several clusterings. Experts have learned to agree on the types of the reference. On others each goes
+    its own way, even where all are sure; noise, which makes all of them unsure, does not set them apart.
 
     References
     ----------
@@ -75,23 +131,13 @@ def discord(
 
     Parameters
     ----------
-    log_probas
-        What each expert says, up to a constant of the cell.
-    features
-        Of the query, on the common scale.
-    clusters
-        Clusterings of the query.
+    members
+        Cluster of each cell in each clustering.
+    common
+        What the cells of each cluster have in common.
     """
-    probas = [np.exp(log_softmax(log, axis=1)) for log in log_probas]
-    apart = entr(np.mean(probas, axis=0)).sum(1) - np.mean([entr(p).sum(1) for p in probas], axis=0)
-    parts = [shallow.cluster_means(apart[:, None], m, n)[m, 0] for m, n in _memberships(features, clusters)]
-    return np.maximum(np.mean(parts, axis=0), 0)
-
-
-def _memberships(features: Float[np.ndarray, "n f"], clusters: shallow.Clusters) -> list[tuple[np.ndarray, int]]:
-    """Cluster of each cell and number of clusters, for each clustering."""
-    parts = features @ clusters.axes
-    return [(shallow.nearest(parts, centres), len(centres)) for centres in clusters.centres]
+    mean = common.apart / np.maximum(common.number, 1)
+    return np.maximum(np.mean([own[member] for own, member in zip(mean, members, strict=True)], axis=0), 0)
 
 
 def usual(values: Float[np.ndarray, " n"]) -> float:

@@ -77,6 +77,23 @@ def homophily(table: pd.DataFrame) -> str:
     return _uri(figure)
 
 
+def growth(table: pd.DataFrame) -> str:
+    """Seconds and memory of each method against the number of cells, both on logarithmic axes."""
+    figure = _figure(8.5, 3.6)
+    table = table.assign(cells=table["cells_per_second"] * table["seconds"])
+    panels = figure.subplots(1, 2)
+    for ax, (column, title) in zip(panels, (("seconds", "seconds"), ("memory_gb", "memory, GB")), strict=True):
+        for method, color in type_colors(in_order(table["method"])).items():
+            own = table[table["method"] == method].groupby("cells")[column].mean()
+            ax.plot(own.index, own, "o-", color=color, label=method, markersize=4)
+        ax.set(xscale="log", yscale="log")
+        ax.set_xlabel("cells", fontsize=8)
+        ax.set_ylabel(title, fontsize=8)
+        ax.tick_params(labelsize=7)
+    _legend(figure, panels[1])
+    return _uri(figure)
+
+
 def cost(table: pd.DataFrame) -> str:
     """Seconds and memory of each method: bars for means over tasks, dots for tasks."""
     methods = in_order(table["method"])

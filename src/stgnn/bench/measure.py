@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stgnn.bench.expression_tasks import ExpressionTask
     from stgnn.bench.genes import GeneTask
     from stgnn.bench.methods import Method
+    from stgnn.bench.scale import ScaleTask
     from stgnn.bench.score import Answer
     from stgnn.bench.spots import SpotTask
     from stgnn.bench.tasks import Task
@@ -45,7 +46,7 @@ class Job:
         seconds then leave out what another has done.
     """
 
-    task: Task | ExpressionTask | SpotTask | GeneTask
+    task: Task | ExpressionTask | SpotTask | GeneTask | ScaleTask
     method: Method
     seed: int
     data_dir: str
@@ -87,7 +88,7 @@ def measure(job: Job) -> dict[str, Any]:
     """
     import numpy as np
 
-    from stgnn.bench import genes, spots
+    from stgnn.bench import genes, scale, spots
     from stgnn.bench.expression_tasks import ExpressionTask
     from stgnn.bench.genes import GeneTask
     from stgnn.bench.score import score
@@ -103,6 +104,8 @@ def measure(job: Job) -> dict[str, Any]:
         return spots.measure(job)
     if isinstance(job.task, GeneTask):
         return genes.measure(job)
+    if isinstance(job.task, scale.ScaleTask):
+        return scale.measure(job)
     reference, query, truth = load(job.task, job.data_dir)
     types = types_of(reference, job.task.labels_key)
     coords = np.asarray(query.obsm[SPATIAL_KEY], dtype=np.float64) if SPATIAL_KEY in query.obsm else None
@@ -235,12 +238,13 @@ def _end_with_parent() -> None:
 def main(text: str) -> None:
     """Run a job given as JSON, and print its record."""
     from stgnn import __version__
-    from stgnn.bench import expression_tasks, genes, spots, tasks
+    from stgnn.bench import expression_tasks, genes, scale, spots, tasks
     from stgnn.bench.methods import Method
     from stgnn.bench.records import kind_of
 
     values = json.loads(text)
-    kind = {"expression": expression_tasks, "spots": spots, "genes": genes, "cells": tasks}[kind_of(values["task"])]
+    kinds = {"expression": expression_tasks, "spots": spots, "genes": genes, "scale": scale, "cells": tasks}
+    kind = kinds[kind_of(values["task"])]
     job = Job(**values | {"task": kind.from_record(values["task"]), "method": Method(**values["method"])})
     if os.getpgrp() == os.getpid():  # else a group of others would end too
         threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -159,11 +159,11 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-_TELLING = {"slides": "expression", "pitch_um": "spots", "n_folds": "genes"}
+_TELLING = {"slides": "expression", "pitch_um": "spots", "n_folds": "genes", "n_cells": "scale"}
 
 
 def kind_of(task: Mapping[str, Any]) -> str:
-    """Kind of a task, given its plain values: expression, spots, genes or cells.
+    """Kind of a task, given its plain values: expression, spots, genes, scale or cells.
 
     Examples
     --------

@@ -117,9 +117,8 @@ def build(records: Sequence[dict[str, Any]]) -> str:
     str
         HTML.
     """
-    cells, spots, genes = (
-        [record for record in records if is_of(record, kind)] for kind in ("cells", "spots", "genes")
-    )
+    kinds = ("cells", "spots", "genes", "scale")
+    cells, spots, genes, scale = ([record for record in records if is_of(record, kind)] for kind in kinds)
     table = tables.runs(cells)
     main = tables.compared(table)
     done = [record for record in cells if record["error"] is None]
@@ -138,6 +137,7 @@ def build(records: Sequence[dict[str, Any]]) -> str:
         "open": ("Types that the reference lacks", _open_part(table)),
         "spots": ("Spots", _scores_by_task(tables.runs(spots), _SPOT_SCORES, _SPOT_SEEDS)),
         "genes": ("Imputed genes", _scores_by_task(tables.runs(genes), _GENE_SCORES, _GENE_SEEDS)),
+        "scale": ("How costs grow", _scale_part(tables.runs(scale))),
         "ablations": ("Ablations", _ablation_part(table)),
         "failures": ("Failed and absent", _failure_part(records)),
         "runs": ("Tasks, versions and machines", _run_part(records)),
@@ -311,6 +311,26 @@ def _scores_by_task(table: pd.DataFrame, scores: Sequence[tuple[str, str, str]],
             rows.append(["mean", *(f"{100 * common[name].mean():.1f}" for name in methods)])
         drawn += paragraph(f"{said} {seeds}")
         drawn += _table(title, ["task", *methods], rows)
+    return drawn
+
+
+def _scale_part(table: pd.DataFrame) -> str:
+    if table.empty:
+        return ""
+    methods, tasks = in_order(table["method"]), in_order(table["task"])
+    said = "Tissue of any size, laid out of real sections; from file to annotated file, reference and fitting included."
+    drawn = paragraph(said) + _image(figures.growth(table), "Seconds and memory of each method against cells")
+    for title, column, form in (
+        ("Seconds", "seconds", "{:,.0f}"),
+        ("Memory, GB", "memory_gb", "{:.1f}"),
+        ("Macro-F1, percent", "macro_f1", "{:.1%}"),
+    ):
+        means = table.groupby(["task", "method"])[column].mean()
+        rows = [
+            [text(task), *(form.format(means[task, name]) if (task, name) in means else DASH for name in methods)]
+            for task in tasks
+        ]
+        drawn += _table(title, ["", *methods], rows)
     return drawn
 
 

@@ -24,6 +24,7 @@ from stgnn.bench.expression_tasks import ExpressionTask
 from stgnn.bench.genes import GeneTask
 from stgnn.bench.measure import Job
 from stgnn.bench.records import ABSENT, RUNS, append, read, write_tables
+from stgnn.bench.scale import ScaleTask
 from stgnn.bench.spots import SpotTask
 from stgnn.bench.tasks import load
 from stgnn.data.schema import FileError, InputError, OptionError
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 def run(
-    tasks: Sequence[Task | ExpressionTask | SpotTask | GeneTask],
+    tasks: Sequence[Task | ExpressionTask | SpotTask | GeneTask | ScaleTask],
     methods: Sequence[Method],
     *,
     data_dir: str | Path,
@@ -108,7 +109,7 @@ def run(
             spots.load(task, data_dir)
         elif isinstance(task, GeneTask):
             genes.load(task, data_dir)
-        elif not isinstance(task, ExpressionTask):  # whose folds are known only once they have been read
+        elif not isinstance(task, (ExpressionTask, ScaleTask)):  # read by now, or just made
             load(task, data_dir)
     _make(folder)
     with (

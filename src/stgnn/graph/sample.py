@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from stgnn.graph.graph import Graph, by_section
 
@@ -114,6 +116,53 @@ def tiles(
             f"found {len(section)}, with {len(coords)} coordinates"
         )
     return [_with_halo(core, graph, hops) for core in _cores(coords, section, max_cells)]
+
+
+def pieces(
+    coords: Float[np.ndarray, "n d"], section: Int[np.ndarray, " n"], k: int, max_cells: int, hops: int
+) -> Iterator[Tile]:
+    """Cut the nodes into tiles, one after the other, with whom their cells would listen to among k nearest neighbours.
+
+    As :func:`tiles` on :func:`stgnn.graph.build.spatial_knn`, without ever holding the graph of a whole section; no
+    tile holds cells of two sections.
+
+    Parameters
+    ----------
+    coords
+        Coordinates (n, 2 or 3).
+    section
+        Section code of each cell (n,).
+    k
+        Neighbours that a cell listens to.
+    max_cells
+        Largest number of cells in a core; the halo comes on top.
+    hops
+        Rounds of message passing that the halo must serve.
+
+    Yields
+    ------
+    Tile
+        The cores share no node and hold every node.
+
+    Examples
+    --------
+    >>> coords, section = np.arange(12.0).reshape(6, 2), np.zeros(6, dtype=int)
+    >>> [tile.nodes.tolist() for tile in pieces(coords, section, k=2, max_cells=3, hops=1)]
+    [[0, 1, 2, 3], [3, 4, 5, 2]]
+    """
+    for members in by_section(section):
+        points = coords[members]
+        tree, order = cKDTree(points), morton_order(points)
+        for core in np.array_split(order, -(-len(order) // max_cells)):
+            reached = np.zeros(len(order), dtype=bool)
+            reached[core] = True
+            edge = core
+            for _ in range(hops):
+                near = tree.query(points[edge], k=np.arange(1, min(k + 1, len(order)) + 1), workers=-1)[1]
+                edge = np.setdiff1d(near, np.flatnonzero(reached))
+                reached[edge] = True
+            reached[core] = False
+            yield Tile(members[core], members[np.concatenate([core, np.flatnonzero(reached)])])
 
 
 def _cores(coords: np.ndarray, section: np.ndarray, max_cells: int) -> list[np.ndarray]:

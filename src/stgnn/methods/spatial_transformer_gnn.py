@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast, final
@@ -14,15 +14,16 @@ from scipy.special import log_softmax, softmax
 from stgnn import __version__, bilevel, experts, registration, shallow, siblings, teacher
 from stgnn.council import GENES_ALONE
 from stgnn.data.cells import Cells, Prediction
-from stgnn.lesson import Layout, Lesson, prepare, shape_arrays, shape_from, standardised
+from stgnn.graph.sample import pieces
+from stgnn.lesson import Layout, Lesson, Look, prepare, shape_arrays, shape_from
 from stgnn.methods.base import Annotator
 from stgnn.network import Network, Parts
-from stgnn.shallow import Clusters
-from stgnn.standins import labels_of
+from stgnn.shallow import Clusters, Guesses
+from stgnn.standins import labels_of, patches, take
 from stgnn.students import consensus, purity
 from stgnn.teacher import Teaching
 from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
-from stgnn.unknown import discord, rejection, strangeness, usual
+from stgnn.unknown import Common, discord, divergence, rejection, strangeness, usual
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -33,8 +34,21 @@ NETWORK_WEIGHT = 0.5
 CLUSTER_WEIGHT = 0.75
 """Weight of what pure clusters of the query are called together, where the query fully teaches itself."""
 
+CELLS_PER_PATCH = 2000
+"""Size of the pieces of a large query that are learned from: whole neighbourhoods."""
+
 THRESHOLD = 0.6
 """Cells whose rejection lies above it are unknown."""
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What council and networks say of cells (cells, types), the networks' states, how far experts of genes differ."""
+
+    council: Float[np.ndarray, "n c"]
+    networks: Float[np.ndarray, "n c"]
+    states: Float[np.ndarray, "n d"]
+    apart: Float[np.ndarray, " n"]
 
 
 @final
@@ -75,6 +89,10 @@ class SpatialTransformerGNN(Annotator):
         Spatial neighbours a cell listens to.
     steps
         Updates of each network in each round.
+    max_cells
+        Query cells that are learned from; of a larger query, patches of tissue from all sections.
+    cells_per_piece
+        Cells that are judged at once; a larger query is cut into pieces of tissue, each with the cells around it.
     random_state
         Seed.
     device
@@ -108,6 +126,8 @@ class SpatialTransformerGNN(Annotator):
     layers: int = 1
     neighbours: int = 15
     steps: int = 25
+    max_cells: int = 40_000
+    cells_per_piece: int = 25_000
     random_state: int = 0
     device: str = "auto"
     checkpoint: str | None = None
@@ -116,6 +136,8 @@ class SpatialTransformerGNN(Annotator):
         """Learn from a labelled reference and an unlabelled query with the same genes."""
         self.genes_, self.types_ = reference.genes, reference.types
         reference, query = self._see(reference), self._see(query)
+        if len(query) > self.max_cells:
+            query = take(query, patches(query, self.max_cells, CELLS_PER_PATCH, self.random_state))
         folder = self._open_checkpoint(reference, query)
         teaching = self._teaching(reference, query)
         self.openness_ = teaching.openness
@@ -141,13 +163,29 @@ class SpatialTransformerGNN(Annotator):
         return self
 
     def predict(self, query: Cells) -> Prediction:
-        """Annotate cells that have the genes the method was fitted with."""
+        """Annotate cells that have the genes the method was fitted with, a piece of tissue at a time."""
         placed, query = query.coords is not None, self._see(query)
-        features, genes = self.shape_.see(standardised(query))
-        council, said, states = self._judge(query, features, genes)
-        joint, agreement = self._placed(council + NETWORK_WEIGHT * said, query, features)
+        look, clusters = Look.of(query), cast(Clusters, self.council_[-1])
+        n, n_clusters = len(query), clusters.centres.shape[1]
+        members = np.empty((len(clusters.centres), n), dtype=np.int32)
+        joint, states, common = np.empty((n, len(self.types_))), np.empty((n, 0), dtype=np.float32), []
+        features = np.empty((n if self.maps_ else 0, self.shape_.features), dtype=np.float32)
+        for core, nodes in self._pieces(query):
+            cells, inner = take(query, nodes), slice(len(core))
+            seen, genes = self.shape_.see(look.at(cells))
+            member = clusters.members(seen)
+            verdict = self._judge(cells, seen, genes, member)
+            joint[core] = (verdict.council + NETWORK_WEIGHT * verdict.networks)[inner]
+            members[:, core] = member[:, inner]
+            common.append(Common.of(seen[inner], member[:, inner], verdict.apart[inner], n_clusters))
+            if not states.shape[1]:
+                states = np.empty((n, verdict.states.shape[1]), dtype=np.float32)
+            states[core] = verdict.states[inner]
+            if self.maps_:
+                features[core] = seen[inner]
+        joint, agreement = self._placed(joint, query, features)
         proba = softmax(joint * self.temperature_, axis=1)
-        odd = self._odd(shallow.View(query, features), proba.argmax(1))
+        odd = self._odd(proba.argmax(1), members, sum(common[1:], common[0]))
         strange, apart = (values / typical for values, typical in zip(odd, self.usual_, strict=True))
         details: dict[str, Any] = {
             **self.decisions_,
@@ -158,6 +196,20 @@ class SpatialTransformerGNN(Annotator):
             "space": _space(query, self.openness_) if placed else "off: the query has no coordinates",
         }
         return Prediction(proba.astype(np.float32), states, rejection(proba, strange, apart), THRESHOLD, details)
+
+    def _pieces(self, query: Cells) -> Iterator[tuple[Int[np.ndarray, " core"], Int[np.ndarray, " nodes"]]]:
+        """Cells to judge at once, and the same with all that they listen to; all of them where they are few."""
+        n = len(query)
+        if n <= self.cells_per_piece or self.global_tokens:  # regions of a whole section listen to each other
+            yield np.arange(n), np.arange(n)
+        elif query.coords is None:
+            for core in np.array_split(np.arange(n), -(-n // self.cells_per_piece)):
+                yield core, core
+        else:
+            most = max([self.neighbours, *(size for expert in self.council_ for size in shallow.sizes_of(expert))])
+            hops = max(self.layers, 2 if any(isinstance(expert, Guesses) for expert in self.council_) else 1)
+            for tile in pieces(query.coords, query.section, most, self.cells_per_piece, hops):
+                yield tile.core, tile.nodes
 
     def _see(self, cells: Cells) -> Cells:
         """Cells without their places where no part of the model is to look at them."""
@@ -184,12 +236,13 @@ class SpatialTransformerGNN(Annotator):
 
         With that all is said: how sure to be, and how much strangeness and discord are usual, follow from it.
         """
-        features, genes = self.shape_.see(standardised(query))
-        council, said, _ = self._judge(query, features, genes)
-        view = shallow.View(query, teaching.scale.query)
+        features, genes = self.shape_.see(Look.of(query).at(query))
+        verdict = self._judge(query, features, genes)
+        view, council, said = shallow.View(query, teaching.scale.query), verdict.council, verdict.networks
         posterior = log_softmax(teaching.posterior + NETWORK_WEIGHT * said, axis=1)
         clusters = consensus(posterior, view, self.random_state)
-        together = clusters.log_proba(view)
+        members = clusters.members(view.features)
+        together = clusters.of_members(members)
         pure = purity(posterior, together)
         weight = CLUSTER_WEIGHT * teaching.trust * pure
         # clusters come last, whether heard or not: they also tell what is strange
@@ -199,21 +252,17 @@ class SpatialTransformerGNN(Annotator):
         self.calm_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
         joint, _ = self._placed(joint, query, view.features)
         self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
-        self.usual_ = [usual(values) for values in self._odd(view, joint.argmax(1))]
+        common = Common.of(view.features, members, verdict.apart, clusters.centres.shape[1])
+        self.usual_ = [usual(values) for values in self._odd(joint.argmax(1), members, common)]
 
     def _odd(
-        self, view: shallow.View, kind: Int[np.ndarray, " n"]
+        self, kind: Int[np.ndarray, " n"], members: Int[np.ndarray, "r n"], common: Common
     ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """How strange cells are for what they are called, and how far the experts of genes alone differ on them.
 
         Neither students nor networks are asked: they learn from guesses, and so are sure of unknown types, too.
         """
-        clusters = cast(Clusters, self.council_[-1])
-        said = [expert.log_proba(view) for expert in self.council_[:GENES_ALONE]]
-        return (
-            strangeness(view.features, kind, clusters, self.means_),
-            discord([experts.floored(log) for log in said], view.features, clusters),
-        )
+        return strangeness(kind, members, common, self.means_), discord(members, common)
 
     def _placed(
         self, joint: Float[np.ndarray, "n c"], query: Cells, features: Float[np.ndarray, "n f"]
@@ -224,21 +273,32 @@ class SpatialTransformerGNN(Annotator):
         return joint * self.calm_ + placed, agreement
 
     def _judge(
-        self, query: Cells, features: Float[np.ndarray, "n f"], genes: Float[np.ndarray, "n g"]
-    ) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"], Float[np.ndarray, "n d"]]:
-        """Joint log-probabilities of the council, mean ones of the networks, and the networks' states side by side."""
+        self,
+        query: Cells,
+        features: Float[np.ndarray, "n f"],
+        genes: Float[np.ndarray, "n g"],
+        members: Int[np.ndarray, "r n"] | None = None,
+    ) -> _Verdict:
+        """What council and networks say; clusters, the last of the council, are heard where ``members`` are known."""
         view = shallow.View(query, features)
-        heard = [(w, e) for w, e in zip(self.weights_, self.council_, strict=True) if shallow.usable(e, view)]
+        council = self.council_ if members is None else self.council_[:-1]
+        heard = [(w, e) for w, e in zip(self.weights_, council, strict=False) if shallow.usable(e, view)]
+        said = [experts.floored(expert.log_proba(view)) for _, expert in heard]
+        weights = [weight for weight, _ in heard]
+        if members is not None:
+            said.append(experts.floored(cast(Clusters, self.council_[-1]).of_members(members)))
+            weights.append(self.weights_[-1])
         # experts that need coordinates fall silent without them; the others then speak for them
-        louder = self.weights_.sum() / max(sum(w for w, _ in heard), 1e-9)
-        council = self.prior_ + sum(louder * w * experts.floored(e.log_proba(view)) for w, e in heard)
+        louder = self.weights_.sum() / max(sum(weights), 1e-9)
+        joint = self.prior_ + sum(louder * weight * log for weight, log in zip(weights, said, strict=True))
         batches, device = self._layout().batches(query, features, genes), find_device(self.device)
-        said, states = [], []
+        networks, states = [], []
         for network in self.networks_:
             own, context, state = bilevel.judge(network.to(device), batches, float(self.openness_ > 0), device)
-            said.append(experts.floored((1 - self.openness_) * own + self.openness_ * context))
+            networks.append(experts.floored((1 - self.openness_) * own + self.openness_ * context))
             states.append(state)
-        return council, np.mean(said, axis=0), np.hstack(states)
+        # the experts of genes alone come first, and none of them needs coordinates
+        return _Verdict(joint, np.mean(networks, axis=0), np.hstack(states), divergence(said[:GENES_ALONE]))
 
     def _layout(self) -> Layout:
         return Layout(self.openness_ > 0, self.neighbours, self.layers if self.cell_graph else 0)

@@ -1,0 +1,155 @@
+"""What annotation costs as sections grow: tissue of any size laid out of real sections, file to annotated file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stgnn.bench.tasks import locate
+from stgnn.bench.tissue import SECTION_KEY, resample, tile
+from stgnn.data.schema import KEY_ADDED, OptionError, proba_key
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from stgnn.bench.measure import Job
+
+REFERENCE, SECTIONS = "hypothalamus_scrna", "hypothalamus_merfish_animal1"
+"""What tissue is made of."""
+
+LABELS_KEY = "cell_type"
+N_REFERENCE = 20_000
+
+
+@dataclass(frozen=True)
+class ScaleTask:
+    """A reference and a query that have been made by :func:`make`.
+
+    Parameters
+    ----------
+    name
+        Unique name.
+    reference, query
+        Names of their files without the suffix.
+    n_cells, n_genes
+        Size of the query.
+    title
+        What a reader should know.
+    """
+
+    name: str
+    reference: str
+    query: str
+    n_cells: int
+    n_genes: int
+    title: str = ""
+
+
+def from_record(values: dict[str, Any]) -> ScaleTask:
+    """Make a task of plain values; the inverse of ``dataclasses.asdict``."""
+    return ScaleTask(**values)
+
+
+def make(sizes: Sequence[int], n_genes: int, data_dir: str | Path, folder: str | Path) -> list[ScaleTask]:
+    """Lay tissue of several sizes, with one reference of 20,000 cells, and write it.
+
+    Parameters
+    ----------
+    sizes
+        Numbers of cells.
+    n_genes
+        Number of genes.
+    data_dir
+        Folder with the sections and the reference that it is made of.
+    folder
+        Where to write.
+
+    Returns
+    -------
+    list of ScaleTask
+        One a size.
+
+    Raises
+    ------
+    OptionError
+        If a size is below 1,000 cells or 10 genes.
+    FileError
+        If the data are missing.
+    """
+    from stgnn.data.files import open_h5ad_or_zarr
+
+    for name, value, least in (*(("cells", size, 1000) for size in sizes), ("genes", n_genes, 10)):
+        if value < least:
+            raise OptionError(name, expected=f"{least:,} or more", found=f"{value:,}")
+    known, section = (open_h5ad_or_zarr(locate(name, data_dir), "data_dir") for name in (REFERENCE, SECTIONS))
+    shared = [gene for gene in known.var_names if gene in section.var_names]
+    known, section = known[:, shared].copy(), section[:, shared].copy()
+    place = Path(folder)
+    resample(known, N_REFERENCE, n_genes, labels_key=LABELS_KEY).write_h5ad(place / "reference.h5ad")
+    tasks = []
+    for size in sizes:
+        made = tile(section, size, n_genes, labels_key=LABELS_KEY, section_key=SECTION_KEY)
+        made.write_h5ad(place / f"cells{size}.h5ad")
+        tasks.append(ScaleTask(f"{size:,} cells", "reference", f"cells{size}", size, n_genes, f"{n_genes} genes"))
+    return tasks
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Annotate from file to file, and score; see :func:`stgnn.bench.measure.measure`.
+
+    Returns
+    -------
+    dict
+        Seconds, CPU seconds, memory, scores and details; plain values. A peer's include what it takes to hand it files.
+    """
+    import anndata
+
+    from stgnn import metrics
+    from stgnn.bench.measure import cpu_seconds, memory_gb
+
+    task = job.task
+    if not isinstance(task, ScaleTask):
+        raise TypeError(f"task: expected a ScaleTask; found {type(task).__name__}")
+    ask = _ask_peer if job.method.group == "peers" else _annotator(job)
+    with TemporaryDirectory() as folder:
+        start, used = time.perf_counter(), cpu_seconds()
+        query = anndata.read_h5ad(locate(task.query, job.data_dir))
+        truth = query.obs.pop(LABELS_KEY).astype(str).to_numpy()
+        called = ask(job, anndata.read_h5ad(locate(task.reference, job.data_dir)), query)
+        query.write_h5ad(Path(folder) / "annotated.h5ad")
+        costs = {"seconds": time.perf_counter() - start, "cpu_seconds": cpu_seconds() - used, "memory_gb": memory_gb()}
+    classes = sorted(set(truth))
+    scores = {
+        "accuracy": float((called == truth).mean()),
+        "macro_f1": float(metrics.macro_f1(truth, called, classes)),
+        "cells_per_second": task.n_cells / costs["seconds"],
+    }
+    return costs | {"scores": scores, "details": {}}
+
+
+def _annotator(job: Job) -> Any:
+    from stgnn import tl
+    from stgnn.bench.methods import make as make_method
+
+    method = make_method(job.method, job.seed)
+
+    def ask(_: Job, reference: AnnData, query: AnnData) -> np.ndarray:
+        tl.annotate(query, reference, labels_key=LABELS_KEY, section_key=SECTION_KEY, method=method)
+        types = np.asarray(query.uns[KEY_ADDED]["types"]).astype(str)
+        return types[query.obsm[proba_key(KEY_ADDED)].to_numpy().argmax(axis=1)]
+
+    return ask
+
+
+def _ask_peer(job: Job, reference: AnnData, query: AnnData) -> np.ndarray:
+    from stgnn.bench.peers import annotate
+
+    table = annotate(job.method.cls, reference, query, LABELS_KEY, job.seed, str(job.interpreter), SECTION_KEY)
+    query.obs[KEY_ADDED] = table.columns.to_numpy()[table.to_numpy().argmax(axis=1)].astype(str)
+    return query.obs[KEY_ADDED].to_numpy().astype(str)
