@@ -233,6 +233,13 @@ def test_genes_asked_for_come_in_their_order_and_are_the_same(tissue, panel, imp
     np.testing.assert_allclose(few.X, imputed[:, few.var_names].X, atol=1e-5)
 
 
+def test_genes_heard_of_in_runs_are_the_same(tissue, panel, imputed, monkeypatch):
+    monkeypatch.setattr("stgnn.methods.graph_imputer.GENES_AT_ONCE", 7)
+    monkeypatch.setattr("stgnn.methods.graph_imputer.MAX_VALUES", 10)
+    runs = tl.impute(panel, tissue[0], section_key="section")
+    np.testing.assert_allclose(runs.X, imputed.X, atol=1e-4)
+
+
 def test_order_of_genes_in_the_source_does_not_matter(tissue, panel, imputed):
     turned = tl.impute(panel[:, ::-1].copy(), tissue[0][:, ::-1].copy(), section_key="section")
     np.testing.assert_allclose(turned[:, imputed.var_names].X, imputed.X, atol=1e-4)

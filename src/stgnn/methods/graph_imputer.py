@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 PATCH = 4000
 """Query cells on which measured genes are held out, and moments are taken."""
 
+GENES_AT_ONCE = 1000
+"""Genes that are heard of together."""
+
 MAX_VALUES = 2e7
 """Cells of a tile times genes: what is heard of them stays within some hundred megabytes."""
 
@@ -113,9 +116,7 @@ class GraphImputer(Imputer):
         listeners, depth = _listeners(query, teaching), typical_depth(query)
         values, expected = np.empty((len(query), len(genes)), dtype=np.float32), np.empty(len(genes))
         own = np.isin(genes, query.genes)
-        for chosen in (np.flatnonzero(~own), np.flatnonzero(own)):
-            if not len(chosen):
-                continue
+        for chosen in [*_runs(np.flatnonzero(~own)), *_runs(np.flatnonzero(own))]:
             measured, names = bool(own[chosen[0]]), genes[chosen]
             counts = take_genes(reference, names).counts
             source = listen_to(known, teaching, counts, depth, self.penalty, self.random_state)
@@ -177,6 +178,11 @@ class GraphImputer(Imputer):
             here = listeners.take(tile.nodes)
             values[tile.core] = blend.pass_on(self._hear(source, here), self._relays(here))[: len(tile.core)]
         return values
+
+
+def _runs(places: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " m"]]:
+    """Places in runs of as many genes as are heard of together; none of none."""
+    return np.array_split(places, -(-len(places) // GENES_AT_ONCE)) if len(places) else []
 
 
 def _listeners(query: Cells, teaching: Teaching) -> Listeners:
