@@ -240,6 +240,13 @@ def test_genes_heard_of_in_runs_are_the_same(tissue, panel, imputed, monkeypatch
     np.testing.assert_allclose(runs.X, imputed.X, atol=1e-4)
 
 
+def test_a_large_query_is_learned_from_in_patches(tissue, panel, imputed):
+    found = tl.impute(panel, tissue[0], section_key="section", method=GraphImputer(max_cells=150))
+    lacking = ~imputed.var["measured"].to_numpy()
+    assert _mean_spearman(tissue, found[:, lacking]) > 0.9 * _mean_spearman(tissue, imputed[:, lacking])
+    assert np.corrcoef(np.asarray(found.X)[:, ~lacking].ravel(), np.asarray(imputed.X)[:, ~lacking].ravel())[0, 1] > 0.9
+
+
 def test_order_of_genes_in_the_source_does_not_matter(tissue, panel, imputed):
     turned = tl.impute(panel[:, ::-1].copy(), tissue[0][:, ::-1].copy(), section_key="section")
     np.testing.assert_allclose(turned[:, imputed.var_names].X, imputed.X, atol=1e-4)

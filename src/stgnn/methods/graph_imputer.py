@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.special import log_softmax
 
 from stgnn import reliability
 from stgnn.data.imputed import Imputed
 from stgnn.data.subset import take as take_genes
-from stgnn.experts import log_normalise
-from stgnn.graph.build import spatial_knn
+from stgnn.experts import floored, log_normalise
 from stgnn.graph.graph import by_section
-from stgnn.graph.sample import tiles
+from stgnn.graph.sample import pieces
+from stgnn.lesson import Look
 from stgnn.messages import (
     RELAYS,
     SPEAKERS,
@@ -29,8 +31,9 @@ from stgnn.messages import (
     weigh,
 )
 from stgnn.methods.base import Imputer
-from stgnn.standins import depths, take, typical_depth
-from stgnn.teacher import Teaching, teach
+from stgnn.shallow import View, usable
+from stgnn.standins import depths, patches, take, typical_depth
+from stgnn.teacher import AROUND, Teaching, teach
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 
 PATCH = 4000
 """Query cells on which measured genes are held out, and moments are taken."""
+
+CELLS_PER_PATCH = 2000
+"""Size of the pieces of a large query that the teacher learns from: whole neighbourhoods."""
 
 GENES_AT_ONCE = 1000
 """Genes that are heard of together."""
@@ -77,6 +83,8 @@ class GraphImputer(Imputer):
         Number of query cells that messages are averaged over, by expression and in the tissue.
     folds
         Parts that the measured genes are held out in.
+    max_cells
+        Query cells that the teacher learns from; of a larger query, patches of tissue from all sections.
     random_state
         Seed.
 
@@ -104,33 +112,43 @@ class GraphImputer(Imputer):
     alike: int = 15
     near: int = 12
     folds: int = 5
+    max_cells: int = 40_000
     random_state: int = 0
 
     def impute(self, reference: Cells, query: Cells, genes: np.ndarray) -> Imputed:
         """Impute genes of the reference in the cells of a query, all of whose own genes the reference has, too."""
-        known, patch = take_genes(reference, query.genes), _patch(query, self.random_state)
-        trials = [self._trial(known, take(query, patch), held) for held in self._parts(len(query.genes))]
+        known, learned = take_genes(reference, query.genes), query
+        if len(query) > self.max_cells:
+            learned = take(query, patches(query, self.max_cells, CELLS_PER_PATCH, self.random_state))
+        patch = _patch(learned, self.random_state)
+        trials = [self._trial(known, take(learned, patch), held) for held in self._parts(len(query.genes))]
         weights = self._weights(trials)
         tested = reliability.learn(known, trials, weights)
-        teaching = teach(known, query, selector=True, random_state=self.random_state)
-        listeners, depth = _listeners(query, teaching), typical_depth(query)
+        teaching = teach(known, learned, selector=True, random_state=self.random_state)
+        judged, depth = _listeners(learned, teaching.scale.query, teaching.posterior), typical_depth(query)
+        look = Look.of(query)
+
+        def listen(nodes: Int[np.ndarray, " m"]) -> Listeners:
+            return judged.take(nodes) if learned is query else _overheard(take(query, nodes), look, teaching)
+
+        some = judged.take(patch)
         values, expected = np.empty((len(query), len(genes)), dtype=np.float32), np.empty(len(genes))
         own = np.isin(genes, query.genes)
         for chosen in [*_runs(np.flatnonzero(~own)), *_runs(np.flatnonzero(own))]:
             measured, names = bool(own[chosen[0]]), genes[chosen]
             counts = take_genes(reference, names).counts
             source = listen_to(known, teaching, counts, depth, self.penalty, self.random_state)
-            messages = relayed(self._hear(source, listeners.take(patch)), self._relays(listeners.take(patch)))
+            messages = relayed(self._hear(source, some), self._relays(some))
             # a measured gene is among the features that other genes speak from: it would repeat itself
             weighed = weights * (np.array(SPEAKERS) != "genes")[:, None] if measured else weights
-            values[:, chosen] = self._stream(source, listeners, Blend.on(messages, weighed))
+            values[:, chosen] = self._stream(source, query, listen, Blend.on(messages, weighed))
             if measured:
                 own_counts = take_genes(query, names).counts
                 values[:, chosen] = posterior_mean(values[:, chosen], own_counts, depths(query), depth)
                 expected[chosen] = tested.of_measured(names)
             else:
                 expression = log_normalise(counts, depth, depths(known))
-                expected[chosen] = tested.of(expression, messages, weights, depths(query)[patch], depth)
+                expected[chosen] = tested.of(expression, messages, weights, depths(learned)[patch], depth)
         heard = [f"{speaker}, {relay}" for speaker in SPEAKERS for relay in RELAYS]
         return Imputed(values, depth, expected, {"weights": dict(zip(heard, weights.ravel().tolist(), strict=True))})
 
@@ -146,7 +164,7 @@ class GraphImputer(Imputer):
         kept, there = (np.flatnonzero(depths(cells) > 0) for cells in (part, asked))
         part, asked = take(part, kept), take(asked, there)
         teaching = teach(part, asked, selector=True, random_state=self.random_state)
-        depth, listeners = typical_depth(asked), _listeners(asked, teaching)
+        depth, listeners = typical_depth(asked), _listeners(asked, teaching.scale.query, teaching.posterior)
         counts = take_genes(known, query.genes[held]).counts[kept]
         source = listen_to(part, teaching, counts, depth, self.penalty, self.random_state)
         messages = relayed(self._hear(source, listeners), self._relays(listeners))
@@ -167,16 +185,22 @@ class GraphImputer(Imputer):
         gram, pull = (np.sum(part, axis=0) for part in zip(*fits, strict=True))
         return weigh(gram, pull, sum(len(trial.held) for trial in trials), PENALTY).reshape(len(SPEAKERS), len(RELAYS))
 
-    def _stream(self, source: Reference, listeners: Listeners, blend: Blend) -> Float[np.ndarray, "n g"]:
+    def _stream(
+        self, source: Reference, query: Cells, listen: Callable[[np.ndarray], Listeners], blend: Blend
+    ) -> Float[np.ndarray, "n g"]:
         """Values of all cells, tile by tile."""
         n_genes = source.values.shape[1]
-        values = np.empty((len(listeners), n_genes), dtype=np.float32)
-        where = listeners.coords if listeners.coords is not None else listeners.features[:, :2].astype(np.float64)
-        graph = spatial_knn(where, listeners.section, self.near)
+        values = np.empty((len(query), n_genes), dtype=np.float32)
         size = int(np.clip(MAX_VALUES / n_genes, 500, 20_000))
-        for tile in tiles(where, listeners.section, graph, size, hops=1):
-            here = listeners.take(tile.nodes)
-            values[tile.core] = blend.pass_on(self._hear(source, here), self._relays(here))[: len(tile.core)]
+        if query.coords is None or len(query) <= size:
+            runs = np.array_split(np.arange(len(query)), -(-len(query) // size))
+            parts: Iterable[tuple[np.ndarray, np.ndarray]] = zip(runs, runs, strict=True)
+        else:
+            found = pieces(query.coords, query.section, max(self.near, *AROUND), size, hops=1)
+            parts = ((piece.core, piece.nodes) for piece in found)
+        for core, nodes in parts:
+            here = listen(nodes)
+            values[core] = blend.pass_on(self._hear(source, here), self._relays(here))[: len(core)]
         return values
 
 
@@ -185,9 +209,18 @@ def _runs(places: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " m"]]:
     return np.array_split(places, -(-len(places) // GENES_AT_ONCE)) if len(places) else []
 
 
-def _listeners(query: Cells, teaching: Teaching) -> Listeners:
-    posterior = np.exp(teaching.posterior).astype(np.float32)
-    return Listeners(teaching.scale.query, posterior, query.coords, query.section)
+def _listeners(cells: Cells, features: Float[np.ndarray, "n f"], log_proba: Float[np.ndarray, "n c"]) -> Listeners:
+    return Listeners(features, np.exp(log_proba).astype(np.float32), cells.coords, cells.section)
+
+
+def _overheard(cells: Cells, look: Look, teaching: Teaching) -> Listeners:
+    """Cells that the teacher has not seen, by the word of the experts that it keeps."""
+    values = look.at(cells)
+    features = values if teaching.scale.loadings is None else values @ teaching.scale.loadings
+    view = View(cells, features)
+    heard = [(w, e) for w, e in zip(teaching.weights, teaching.council, strict=True) if usable(e, view)]
+    said = teaching.prior + sum(weight * floored(expert.log_proba(view)) for weight, expert in heard)
+    return _listeners(cells, features, log_softmax(said, axis=1))
 
 
 def _patch(query: Cells, random_state: int) -> Int[np.ndarray, " n"]:
