@@ -19,8 +19,8 @@ from stgnn.bench import report
 from stgnn.bench.run import run
 from stgnn.cli import _cli
 from stgnn.data.cells import Cells, align, read_query, read_reference
-from stgnn.data.imputed import pair, wanted
-from stgnn.data.schema import GenesError, InputError, LabelsError, OptionError
+from stgnn.data.imputed import pair
+from stgnn.data.schema import CountsError, GenesError, InputError, LabelsError, OptionError
 from stgnn.data.subset import take as take_genes
 from stgnn.data.toy import toy
 from stgnn.experts import log_normalise
@@ -47,7 +47,7 @@ def panel(tissue) -> AnnData:
 
 @pytest.fixture(scope="module")
 def both(tissue, panel) -> tuple[Cells, Cells]:
-    return pair(read_reference(tissue[0]), read_query(panel, section_key="section"))
+    return pair(read_reference(tissue[0]), read_query(panel, section_key="section"))[:2]
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +235,6 @@ def test_genes_asked_for_come_in_their_order_and_are_the_same(tissue, panel, imp
 
 def test_genes_heard_of_in_runs_are_the_same(tissue, panel, imputed, monkeypatch):
     monkeypatch.setattr("stgnn.methods.graph_imputer.GENES_AT_ONCE", 7)
-    monkeypatch.setattr("stgnn.methods.graph_imputer.MAX_VALUES", 10)
     runs = tl.impute(panel, tissue[0], section_key="section")
     np.testing.assert_allclose(runs.X, imputed.X, atol=1e-4)
 
@@ -330,10 +329,63 @@ def test_genes_of_the_query_alone_are_left_out_and_said(tissue, panel):
     assert any("1 gene of the query" in line for line in found.uns["stgnn_imputed"]["notes"])
 
 
-def test_wanted_genes(both):
-    reference, _ = both
-    assert wanted(reference, None).tolist() == reference.genes.tolist()
-    assert wanted(reference, ["Gene3", "Gene1", "Gene3"]).tolist() == ["Gene3", "Gene1"]
+def test_wanted_genes_may_be_called_by_any_name(tissue, panel):
+    reference = tissue[0].copy()
+    reference.var["gene_ids"] = [f"ENSMUSG{place:011d}.2" for place in range(reference.n_vars)]
+    query = panel.copy()
+    query.var_names = [f"ENSMUSG{reference.var_names.get_loc(name):011d}" for name in query.var_names]
+    last = reference.n_vars - 1
+    asked = [reference.var_names[last], f"ENSMUSG{last - 1:011d}.2", reference.var_names[last]]
+    found = tl.impute(query, reference, method="knn-mean", genes=asked)
+    assert found.var_names.tolist() == [f"ENSMUSG{last:011d}", f"ENSMUSG{last - 1:011d}"]
+
+
+def test_what_is_written_stands_alone(tissue, panel):
+    query = panel.copy()
+    query.uns |= {"stgnn_expression": {"mpp": 1.0}, "mine": {"list": [1]}}
+    query.obsp["graph"] = sp.eye_array(query.n_obs, format="csr")
+    found = tl.impute(query, tissue[0], method="knn-mean", genes=["Gene50"], layer="X")
+    found.uns["mine"]["list"].append(2)
+    assert query.uns["mine"] == {"list": [1]} and list(found.obsp) == ["graph"]
+    refusal(CountsError, read_query, found)
+
+
+def test_the_reference_keeps_its_sections_and_places(tissue, panel, monkeypatch):
+    seen = {}
+
+    def spy(source, **options):
+        seen.update(options)
+        return read_reference(source, **options)
+
+    monkeypatch.setattr("stgnn.imputation.read_reference", spy)
+    tl.impute(panel, tissue[0], method="knn-mean", section_key="section", genes=["Gene50"])
+    assert seen["section_key"] == "section" and seen["spatial_key"] == "spatial"
+
+
+def test_a_type_without_counts_in_the_genes_left_is_no_obstacle(tissue, panel):
+    reference = tissue[0].copy()
+    kind = reference.obs["cell_type"].astype(str).to_numpy()
+    kind[:6] = "poor"
+    reference.obs["cell_type"] = kind
+    counts = reference.X.toarray()
+    counts[:6], counts[:6, 3] = 0, 5
+    reference.X = sp.csr_matrix(counts)
+    found = tl.impute(panel, reference, method=GraphImputer(folds=2), genes=["Gene3", "Gene50"])
+    assert np.isfinite(found.X).all() and np.isfinite(found.var["reliability"]).all()
+
+
+def test_nothing_to_hold_out_leaves_reliability_unknown(tissue, panel):
+    query = panel[:3].copy()
+    counts = np.zeros(query.shape, dtype=np.float32)
+    counts[:, 3] = 5
+    query.X = sp.csr_matrix(counts)
+    found = tl.impute(query, tissue[0], method=GraphImputer(folds=2), genes=["Gene3", "Gene50"])
+    assert np.isfinite(found.X).all()
+
+
+@pytest.mark.parametrize("options", [{"folds": 1}, {"alike": 0}, {"near": 0}, {"temperature": 0.0}, {"penalty": 0.0}])
+def test_options_out_of_range_are_refused(tissue, panel, options):
+    assert next(iter(options)) in refusal(OptionError, tl.impute, panel, tissue[0], method=GraphImputer(**options))
 
 
 # ---- the command line

@@ -150,7 +150,7 @@ def test_costs_are_measured_from_file_to_file(real, tmp_path):
     made = tmp_path / "made"
     made.mkdir()
     tasks = scale.make([1000, 2000], 60, tmp_path, made)
-    assert [task.name for task in tasks] == ["1,000 cells", "2,000 cells"]
+    assert [task.name for task in tasks] == ["1,000 cells, 60 genes", "2,000 cells, 60 genes"]
     chosen = bench_methods.find("logistic,tacco")
     found = run(tasks, chosen, data_dir=made, output=tmp_path / "results", seeds=1)
     assert [record["error"] is None for record in found] == [True, False, True, False]

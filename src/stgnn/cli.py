@@ -14,7 +14,7 @@ import click
 from stgnn import __version__
 from stgnn.cli_expression import expression
 from stgnn.cli_impute import impute
-from stgnn.console import VERBOSE, Number, log_to_stderr
+from stgnn.console import VERBOSE, Number, log_to_stderr, say, written
 from stgnn.data.schema import (
     KEY_ADDED,
     LABELS_KEY,
@@ -281,16 +281,20 @@ def _bench_scale(
         from stgnn.bench import run as bench_run
         from stgnn.bench import scale
 
-        sizes = [Number(int, "whole numbers").convert(part, None, None) for part in cells.split(",")]
+        chosen, interpreters = bench_methods.find(methods), bench_methods.read_interpreters(peers)
+        try:
+            sizes = [int(part) for part in cells.split(",")]
+        except ValueError:
+            raise OptionError("--cells", expected="whole numbers", found=repr(cells)) from None
         records = bench_run.run(
-            scale.make([int(size) for size in sizes], genes, data_dir, folder),
-            bench_methods.find(methods),
+            scale.make(sizes, genes, data_dir, folder),
+            chosen,
             data_dir=folder,
             output=output,
             seeds=1,
             threads=threads,
             timeout=timeout,
-            interpreters=bench_methods.read_interpreters(peers),
+            interpreters=interpreters,
         )
     failed = sum(record["error"] is not None for record in records)
     click.echo(f"runs     {len(records):,}, of which {failed:,} failed\nwritten  {output}")
@@ -369,20 +373,14 @@ def _one_line(error: click.UsageError) -> str:
     return " ".join(f"{argument}: expected {expected}; found {found}".split())
 
 
-def _summarise(adata: AnnData, key: str, written: list[Path]) -> None:
+def _summarise(adata: AnnData, key: str, paths: list[Path]) -> None:
     """Say on stdout what came out."""
-    from rich.console import Console
-    from rich.text import Text
-
     called = adata.obs[key].astype(str)
     unknown = int((called == UNKNOWN).sum())
-    lines = [
+    say(
         ("cells", f"{adata.n_obs:,}"),
         ("types", f"{called[called != UNKNOWN].nunique()} of {len(adata.uns[key]['types'])} in the reference"),
         ("unknown", f"{unknown:,} ({unknown / adata.n_obs:.1%})"),
         ("confidence", f"median {adata.obs[confidence_key(key)].median():.2f}"),
-        *(("written", str(path)) for path in written),
-    ]
-    console = Console(soft_wrap=True)  # a table would cut long paths
-    for name, value in lines:
-        console.print(Text.assemble((f"{name:<12}", "bold"), value))
+        *written(*paths),
+    )

@@ -30,9 +30,15 @@ def log_normalise(counts: sp.csr_matrix, depth: float, total: np.ndarray | None 
     -------
     Dense float32 array (cells, genes).
     """
+    return log_scaled(counts, depth, total).toarray()
+
+
+def log_scaled(counts: sp.csr_matrix, depth: float, total: np.ndarray | None = None) -> sp.csr_matrix:
+    """The same as :func:`log_normalise`, sparse: log(1 + 0) is 0."""
     total = np.asarray(counts.sum(1)).ravel() if total is None else total
-    scaled = sp.diags_array(depth / np.maximum(total, 1.0)) @ counts
-    return np.log1p(scaled.toarray().astype(np.float32))
+    scaled = sp.csr_matrix(sp.diags_array(depth / np.maximum(total, 1.0)) @ counts, dtype=np.float32)
+    scaled.data = np.log1p(scaled.data)
+    return scaled
 
 
 def standardise(values: np.ndarray, mean: np.ndarray | None = None, spread: np.ndarray | None = None) -> np.ndarray:

@@ -56,7 +56,8 @@ def impute(
     labels_key
         Column of ``reference.obs`` with the types.
     section_key
-        Column of ``adata.obs`` with the section of each cell; None for one section.
+        Column of ``adata.obs`` with the section of each cell; used for the reference too where it has that column. None
+        for one section.
     spatial_key
         Key of ``obsm`` with the coordinates, 2 or 3 columns; without any, no neighbours are listened to.
     layer, reference_layer
@@ -110,10 +111,15 @@ def impute(
         um_per_unit=um_per_unit,
     )
     known = read_reference(
-        reference, labels_key=labels_key, layer=reference_layer, recover_counts=recover_counts, um_per_unit=um_per_unit
+        reference,
+        labels_key=labels_key,
+        section_key=section_key,
+        spatial_key=spatial_key,
+        layer=reference_layer,
+        recover_counts=recover_counts,
+        um_per_unit=um_per_unit,
     )
-    known, query = imputed.pair(known, query)
-    names = imputed.wanted(known, genes)
+    known, query, names = imputed.pair(known, query, genes)
     if (size := query.n_source * len(names) * 4 / 1e9) > MAX_GB:
         found = f"{len(names):,} genes in {query.n_source:,} cells, {size:,.0f} GB"
         raise OptionError("genes", expected=f"a table of up to {MAX_GB:g} GB", found=found, hint="ask for fewer genes")

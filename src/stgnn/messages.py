@@ -173,8 +173,10 @@ def _attend(score: Float[np.ndarray, "n s"], reference: Reference) -> Float[np.n
 def cells_alike(features: Float[np.ndarray, "n f"], k: int, random_state: int) -> sp.csr_array:
     """Mean over the k query cells nearest in expression, the cell itself among them, as a matrix (cells, cells)."""
     n, k = len(features), min(k, len(features))
-    parts = PCA(min(COMPONENTS, features.shape[1], n), svd_solver="randomized", random_state=random_state)
-    points = parts.fit_transform(features)
+    points = features - features.mean(axis=0)
+    if np.ptp(features, axis=0).max() > FLAT:  # cells that are all the same have no components
+        parts = PCA(min(COMPONENTS, features.shape[1], n), svd_solver="randomized", random_state=random_state)
+        points = parts.fit_transform(features)
     return sp.csr_array(NearestNeighbors(n_neighbors=k).fit(points).kneighbors_graph(points) / k, dtype=np.float32)
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stgnn.experts import log_normalise
-from stgnn.messages import Blend, standard_ranks
+from stgnn.experts import log_scaled
+from stgnn.messages import MAX_CELLS, Blend, standard_ranks
+from stgnn.standins import labels_of, stratified
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -52,49 +54,54 @@ class Reliability:
 
     Parameters
     ----------
-    genes, achieved
-        Names of the measured genes, and the rank correlation of each, when held out, with what was measured (genes,).
+    achieved
+        Rank correlation of each gene that was held out with what was measured, by its name.
+    rows
+        Reference cells that correlations of genes are taken over (cells,).
     expression
-        Their log expression in the reference, centred, columns of length 1 (cells, genes).
+        Their log expression of these genes, centred, columns of length 1 (cells, genes).
+    weights
+        Weights of the messages (speakers, relays).
     model
-        Regression of ``achieved`` on :func:`_signs`.
+        Regression of ``achieved`` on :func:`_signs`; None if no gene could be held out.
     """
 
-    genes: np.ndarray
-    achieved: Float[np.ndarray, " g"]
+    achieved: dict[str, float]
+    rows: Int[np.ndarray, " r"]
     expression: Float[np.ndarray, "r g"]
-    model: Pipeline
-
-    def of_measured(self, genes: np.ndarray) -> Float[np.ndarray, " h"]:
-        """What measured genes achieved when they were held out, 0 to 1."""
-        place = {gene: column for column, gene in enumerate(self.genes)}
-        return np.clip(self.achieved[[place[gene] for gene in genes]], 0, 1)
+    weights: Float[np.ndarray, "s r"]
+    model: Pipeline | None
 
     def of(
         self,
-        expression: Float[np.ndarray, "r h"],
+        genes: np.ndarray,
+        expression: sp.csr_matrix,
         messages: Float[np.ndarray, "s r n h"],
-        weights: Float[np.ndarray, "s r"],
         total: Float[np.ndarray, " n"],
         depth: float,
     ) -> Float[np.ndarray, " h"]:
-        """Rank correlation to be expected of genes that were not measured, 0 to 1.
+        """Rank correlation of genes, 0 to 1: achieved where they were held out, else to be expected; NaN if unknown.
 
         Parameters
         ----------
+        genes
+            Their names.
         expression
             Their log expression in the reference (cells, genes).
-        messages, weights
-            What is heard of them (speakers, relays, cells, genes), and the weights of messages (speakers, relays).
+        messages
+            What is heard of them (speakers, relays, cells, genes).
         total, depth
             Counts of the query cells (cells,), and the total that messages are scaled to.
         """
-        alike = np.abs(_unit_columns(expression).T @ self.expression)
-        signs = _signs(messages, weights, total, depth, _of_partners(alike, self.achieved))
-        return np.clip(self.model.predict(signs), 0, 1)
+        if self.model is None:
+            return np.full(len(genes), np.nan)
+        alike = np.abs(_unit_columns(expression[self.rows].toarray()).T @ self.expression)
+        partners = _of_partners(alike, np.array(list(self.achieved.values())))
+        told = self.model.predict(_signs(messages, self.weights, total, depth, partners))
+        return np.clip([self.achieved.get(gene, value) for gene, value in zip(genes, told, strict=True)], 0, 1)
 
 
-def learn(known: Cells, trials: Sequence[Trial], weights: Float[np.ndarray, "s r"]) -> Reliability:
+def learn(known: Cells, trials: Sequence[Trial], weights: Float[np.ndarray, "s r"], random_state: int) -> Reliability:
     """Learn from trials what tells a gene that is imputed well.
 
     Parameters
@@ -102,22 +109,32 @@ def learn(known: Cells, trials: Sequence[Trial], weights: Float[np.ndarray, "s r
     known
         Reference cells with the measured genes.
     trials
-        All measured genes, each held out once.
+        Measured genes, each held out once.
     weights
         Weights of the messages.
+    random_state
+        Seed of the choice of reference cells.
     """
-    achieved = np.empty(len(known.genes))
-    for trial in trials:
-        said = standard_ranks(Blend.on(trial.messages, weights).join(trial.messages))
-        achieved[trial.held] = (said * standard_ranks(trial.truth)).mean(axis=0)
-    expression = _unit_columns(log_normalise(known.counts, trials[0].depth))
+    rows = stratified(labels_of(known), MAX_CELLS, random_state)
+    if not trials:
+        return Reliability({}, rows, np.empty((len(rows), 0)), weights, None)
+    achieved = np.concatenate([_achieved(trial, weights) for trial in trials])
+    held = np.concatenate([trial.held for trial in trials])
+    expression = _unit_columns(log_scaled(known.counts, trials[0].depth)[rows][:, held].toarray())
     alike = np.abs(expression.T @ expression)
     np.fill_diagonal(alike, 0)
-    partners = _of_partners(alike, achieved)
-    signs = [_signs(trial.messages, weights, trial.total, trial.depth, partners[trial.held]) for trial in trials]
-    model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 3, 9)))
-    model.fit(np.vstack(signs), achieved[np.concatenate([trial.held for trial in trials])])
-    return Reliability(known.genes, achieved, expression, model)
+    partners = np.split(_of_partners(alike, achieved), np.cumsum([len(trial.held) for trial in trials])[:-1])
+    signs = [
+        _signs(trial.messages, weights, trial.total, trial.depth, own)
+        for trial, own in zip(trials, partners, strict=True)
+    ]
+    model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 3, 9))).fit(np.vstack(signs), achieved)
+    return Reliability(dict(zip(known.genes[held], achieved, strict=True)), rows, expression, weights, model)
+
+
+def _achieved(trial: Trial, weights: Float[np.ndarray, "s r"]) -> Float[np.ndarray, " g"]:
+    said = standard_ranks(Blend.on(trial.messages, weights).join(trial.messages))
+    return (said * standard_ranks(trial.truth)).mean(axis=0)
 
 
 def _signs(

@@ -218,6 +218,12 @@ def sizes_of(expert: Expert) -> tuple[int, ...]:
             return ()
 
 
+def reach(council: Sequence[Expert]) -> tuple[int, int]:
+    """Most neighbours that an expert listens to, and in how many rounds: guesses of neighbours have heard theirs."""
+    most = max((size for expert in council for size in sizes_of(expert)), default=0)
+    return most, 2 if any(isinstance(expert, Guesses) for expert in council) else 1
+
+
 def usable(expert: Expert, view: View) -> bool:
     """Whether an expert can judge this query: neighbours' means need coordinates."""
     return view.cells.coords is not None or not sizes_of(expert)

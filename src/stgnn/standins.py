@@ -174,4 +174,4 @@ def patches(cells: Cells, at_most: int, cells_per_patch: int, random_state: int)
         runs += np.array_split(members, -(-len(members) // cells_per_patch))
     size, order = np.array([len(run) for run in runs]), rng.permutation(len(runs))
     kept = order[np.cumsum(size[order]) <= at_most]
-    return np.sort(np.concatenate([runs[run] for run in kept])) if len(kept) else runs[order[0]][:at_most]
+    return np.sort(np.concatenate([runs[run] for run in kept])) if len(kept) else np.sort(runs[order[0]][:at_most])

@@ -120,6 +120,9 @@ def measure(job: Job) -> dict[str, Any]:
     dict
         Seconds, CPU seconds, memory, scores and details; plain values.
     """
+    import pandas as pd
+    from anndata import AnnData
+
     from stgnn.bench.measure import cpu_seconds, memory_gb
     from stgnn.data.cells import read_query, read_reference
     from stgnn.data.imputed import pair
@@ -130,16 +133,18 @@ def measure(job: Job) -> dict[str, Any]:
     if not isinstance(task, GeneTask):
         raise TypeError(f"task: expected a GeneTask; found {type(task).__name__}")
     reference, query = load(task, job.data_dir)
-    _, cells = pair(
+    _, cells, _ = pair(
         read_reference(reference, labels_key=task.labels_key), read_query(query, section_key=task.section_key)
     )
-    query = query[cells.rows, cells.genes].copy()
+    query = AnnData(cells.counts, obs=query.obs.iloc[cells.rows], var=pd.DataFrame(index=cells.genes.astype(str)))
+    if cells.coords is not None:
+        query.obsm[SPATIAL_KEY] = cells.coords
     truth = log_normalise(cells.counts, typical_depth(cells))
     ask = _ask_peer(job) if job.method.group == "peers" else _imputer(job, task)
     said, told = np.empty_like(truth), np.full(truth.shape[1], np.nan)
     start, used = time.perf_counter(), cpu_seconds()
     order = np.random.default_rng(job.seed).permutation(truth.shape[1])
-    for held in np.array_split(order, task.n_folds):
+    for held in np.array_split(order, min(task.n_folds, len(order))):
         seen = np.setdiff1d(np.arange(truth.shape[1]), held)
         said[:, held], reliability = ask(reference, query[:, seen].copy(), cells.genes[held])
         told[held] = np.nan if reliability is None else reliability

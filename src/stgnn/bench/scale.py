@@ -96,7 +96,8 @@ def make(sizes: Sequence[int], n_genes: int, data_dir: str | Path, folder: str |
     for size in sizes:
         made = tile(section, size, n_genes, labels_key=LABELS_KEY, section_key=SECTION_KEY)
         made.write_h5ad(place / f"cells{size}.h5ad")
-        tasks.append(ScaleTask(f"{size:,} cells", "reference", f"cells{size}", size, n_genes, f"{n_genes} genes"))
+        name = f"{size:,} cells, {n_genes} genes"
+        tasks.append(ScaleTask(name, "reference", f"cells{size}", size, n_genes, "laid out of MERFISH sections"))
     return tasks
 
 

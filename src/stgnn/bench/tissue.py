@@ -51,7 +51,7 @@ def tile(
     Returns
     -------
     anndata.AnnData
-        ``obs`` with type and section (one for each row of copies), ``obsm["spatial"]``.
+        ``obs`` with type and section (all copies of a section are one), ``obsm["spatial"]``.
     """
     from anndata import AnnData
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,16 @@ from stgnn import __version__
 from stgnn.data import genes as gene_names
 from stgnn.data.cells import Cells, align
 from stgnn.data.results import plain
-from stgnn.data.schema import IMPUTED_KEY, MEASURED_KEY, RELIABILITY_KEY, GenesError, InputError, nearest, number_of
+from stgnn.data.schema import (
+    EXPRESSION_KEY,
+    IMPUTED_KEY,
+    MEASURED_KEY,
+    RELIABILITY_KEY,
+    GenesError,
+    InputError,
+    nearest,
+    number_of,
+)
 from stgnn.data.subset import call_genes, gene_names_of, keep, note
 
 if TYPE_CHECKING:
@@ -45,51 +55,56 @@ class Imputed:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def pair(reference: Cells, query: Cells) -> tuple[Cells, Cells]:
+def pair(reference: Cells, query: Cells, genes: Sequence[str] | None = None) -> tuple[Cells, Cells, np.ndarray]:
     """Bring the query to the genes that the reference has, too, and keep all genes of the reference.
 
     Parameters
     ----------
     reference, query
         As :func:`stgnn.data.cells.read_reference` and :func:`stgnn.data.cells.read_query` give them.
+    genes
+        Which genes of the reference are wanted, by any name that it has for them; None for all.
 
     Returns
     -------
     reference, query : Cells
         Cells without a count in the shared genes are left out of both. All of the query's genes are the reference's.
+    names : numpy.ndarray
+        What the genes that are wanted are called now, in the order asked for.
 
     Raises
     ------
     GenesError
-        If fewer than 10 genes are shared.
+        If fewer than 10 genes are shared, none is wanted, or one that the reference lacks.
     """
-    kind, _ = gene_names.best_pair(gene_names_of(reference), gene_names_of(query))
+    kinds = gene_names_of(reference)
+    kind, _ = gene_names.best_pair(kinds, gene_names_of(query))
+    called = {str(name): str(now) for own in kinds.values() for name, now in zip(own, kinds[kind], strict=True) if now}
     reference = call_genes(reference, kind, "reference")
+    names = reference.genes if genes is None else _wanted(called, genes)
     known, asked = align(reference, query)
     whole = keep(reference, np.isin(reference.rows, known.rows))
     if n_own := len(query.genes) - len(asked.genes):
         asked = note(asked, f"{number_of(n_own, 'gene')} of the query that the reference lacks left out")
-    return replace(whole, labels=known.labels, types=known.types, notes=known.notes), asked
+    return replace(whole, labels=known.labels, types=known.types, notes=known.notes), asked, names
 
 
-def wanted(reference: Cells, genes: Sequence[str] | None) -> np.ndarray:
-    """Names of the genes to give: all of the reference's, or those asked for, in their order.
-
-    Raises
-    ------
-    GenesError
-        If none is asked for, or one that the reference lacks.
-    """
-    if genes is None:
-        return reference.genes
-    names = list(dict.fromkeys(str(gene) for gene in genes))
-    missing = sorted(set(names) - set(reference.genes))
+def _wanted(called: Mapping[str, str], genes: Sequence[str]) -> np.ndarray:
+    """Names of the genes asked for, once each, in their order."""
+    names: dict[str, None] = {}
+    missing = []
+    for gene, plain_name in zip(genes, gene_names.strip_versions(np.array(list(genes), dtype=object)), strict=True):
+        now = called.get(str(gene), called.get(plain_name))
+        if now is None:
+            missing.append(str(gene))
+        else:
+            names[now] = None
     if missing or not names:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         found = f"{len(missing)} others: {shown}" if missing else "none"
-        hint = nearest(missing[0], reference.genes) if missing else ""
+        hint = nearest(missing[0], called) if missing else ""
         raise GenesError("genes", expected="genes of the reference", found=found, hint=hint)
-    return np.array(names, dtype=object)
+    return np.array(list(names), dtype=object)
 
 
 def to_anndata(
@@ -115,7 +130,7 @@ def to_anndata(
     Returns
     -------
     anndata.AnnData
-        All cells of ``adata``, with its ``obs``, ``obsm`` and ``uns``, and the genes asked for: see
+        All cells of ``adata``, with its ``obs``, ``obsm``, ``obsp`` and ``uns``, and the genes asked for: see
         :func:`stgnn.tl.impute`.
 
     Raises
@@ -138,10 +153,12 @@ def to_anndata(
     var[MEASURED_KEY] = np.isin(genes, query.genes)
     var[RELIABILITY_KEY] = imputed.reliability.astype(np.float32)
     out = AnnData(values, obs=adata.obs.copy(), var=var)
-    for name in adata.obsm:
-        out.obsm[name] = adata.obsm[name].copy()
+    for own, copied in ((adata.obsm, out.obsm), (adata.obsp, out.obsp)):
+        for name in own:
+            copied[name] = copy(own[name])
     for name in adata.uns:
-        out.uns[name] = adata.uns[name]
+        if name != EXPRESSION_KEY:  # it would say that X holds counts expected from an image
+            out.uns[name] = deepcopy(adata.uns[name])
     out.uns[IMPUTED_KEY] = {
         "parameters": plain(parameters),
         "details": plain(imputed.details),

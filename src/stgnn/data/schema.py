@@ -166,6 +166,12 @@ def type_columns(types: Iterable[str]) -> list[str]:
     return columns
 
 
+def check_at_least(argument: str, value: float, least: float) -> None:
+    """Raise :class:`OptionError` if a number is below the least that makes sense."""
+    if not value >= least:
+        raise OptionError(argument, expected=f"{least:g} or more", found=repr(value))
+
+
 def check_seed(random_state: object) -> None:
     """Raise :class:`OptionError` unless ``random_state`` is a seed."""
     if not isinstance(random_state, Integral) or not 0 <= int(random_state) < 2**32:

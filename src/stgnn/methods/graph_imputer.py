@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.special import log_softmax
+from scipy.special import softmax
 
-from stgnn import reliability
+from stgnn import reliability, shallow
 from stgnn.data.imputed import Imputed
+from stgnn.data.schema import LabelsError, check_at_least
+from stgnn.data.subset import drop_rare
 from stgnn.data.subset import take as take_genes
-from stgnn.experts import floored, log_normalise
+from stgnn.experts import floored, log_normalise, log_scaled
 from stgnn.graph.graph import by_section
 from stgnn.graph.sample import pieces
 from stgnn.lesson import Look
@@ -31,9 +33,8 @@ from stgnn.messages import (
     weigh,
 )
 from stgnn.methods.base import Imputer
-from stgnn.shallow import View, usable
 from stgnn.standins import depths, patches, take, typical_depth
-from stgnn.teacher import AROUND, Teaching, teach
+from stgnn.teacher import Teaching, teach
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -49,8 +50,11 @@ CELLS_PER_PATCH = 2000
 GENES_AT_ONCE = 1000
 """Genes that are heard of together."""
 
-MAX_VALUES = 2e7
-"""Cells of a tile times genes: what is heard of them stays within some hundred megabytes."""
+CELLS_AT_ONCE = 20_000
+"""Cells of a piece of tissue."""
+
+MOST_HELD = 600
+"""Measured genes that are held out, at most: more would teach nothing new, and what is heard of all is kept."""
 
 PENALTY = 0.05
 """Ridge penalty, a gene, of the weights of standardised messages."""
@@ -117,55 +121,67 @@ class GraphImputer(Imputer):
 
     def impute(self, reference: Cells, query: Cells, genes: np.ndarray) -> Imputed:
         """Impute genes of the reference in the cells of a query, all of whose own genes the reference has, too."""
+        self._check()
         known, learned = take_genes(reference, query.genes), query
         if len(query) > self.max_cells:
             learned = take(query, patches(query, self.max_cells, CELLS_PER_PATCH, self.random_state))
         patch = _patch(learned, self.random_state)
         trials = [self._trial(known, take(learned, patch), held) for held in self._parts(len(query.genes))]
-        weights = self._weights(trials)
-        tested = reliability.learn(known, trials, weights)
+        tried = [trial for trial in trials if trial is not None]
+        weights = self._weights(tried)
+        tested = reliability.learn(known, tried, weights, self.random_state)
         teaching = teach(known, learned, selector=True, random_state=self.random_state)
-        judged, depth = _listeners(learned, teaching.scale.query, teaching.posterior), typical_depth(query)
-        look = Look.of(query)
+        judged, depth, look = _listeners(learned, teaching), typical_depth(query), Look.of(query)
 
         def listen(nodes: Int[np.ndarray, " m"]) -> Listeners:
             return judged.take(nodes) if learned is query else _overheard(take(query, nodes), look, teaching)
 
-        some = judged.take(patch)
-        values, expected = np.empty((len(query), len(genes)), dtype=np.float32), np.empty(len(genes))
-        own = np.isin(genes, query.genes)
+        some, own = judged.take(patch), np.isin(genes, query.genes)
+        by, total = self._relays(some), depths(learned)[patch]
+        expected, runs = np.empty(len(genes)), []
         for chosen in [*_runs(np.flatnonzero(~own)), *_runs(np.flatnonzero(own))]:
-            measured, names = bool(own[chosen[0]]), genes[chosen]
-            counts = take_genes(reference, names).counts
+            counts = take_genes(reference, genes[chosen]).counts
             source = listen_to(known, teaching, counts, depth, self.penalty, self.random_state)
-            messages = relayed(self._hear(source, some), self._relays(some))
+            messages = relayed(self._hear(source, some), by)
             # a measured gene is among the features that other genes speak from: it would repeat itself
-            weighed = weights * (np.array(SPEAKERS) != "genes")[:, None] if measured else weights
-            values[:, chosen] = self._stream(source, query, listen, Blend.on(messages, weighed))
-            if measured:
-                own_counts = take_genes(query, names).counts
-                values[:, chosen] = posterior_mean(values[:, chosen], own_counts, depths(query), depth)
-                expected[chosen] = tested.of_measured(names)
-            else:
-                expression = log_normalise(counts, depth, depths(known))
-                expected[chosen] = tested.of(expression, messages, weights, depths(learned)[patch], depth)
+            weighed = weights * (np.array(SPEAKERS) != "genes")[:, None] if own[chosen[0]] else weights
+            runs.append((chosen, source, Blend.on(messages, weighed)))
+            known_of = log_scaled(counts, depth, depths(known))
+            expected[chosen] = tested.of(genes[chosen], known_of, messages, total, depth)
+        values = self._stream(runs, query, listen, shallow.reach(teaching.council), len(genes))
+        measured = np.flatnonzero(own)
+        if len(measured):
+            own_counts = take_genes(query, genes[measured]).counts
+            values[:, measured] = posterior_mean(values[:, measured], own_counts, depths(query), depth)
         heard = [f"{speaker}, {relay}" for speaker in SPEAKERS for relay in RELAYS]
         return Imputed(values, depth, expected, {"weights": dict(zip(heard, weights.ravel().tolist(), strict=True))})
 
-    def _parts(self, n_genes: int) -> list[np.ndarray]:
-        """Measured genes, in the parts that are held out in turn."""
-        order = np.random.default_rng(self.random_state).permutation(n_genes)
-        return [np.sort(part) for part in np.array_split(order, min(self.folds, n_genes // 2))]
+    def _check(self) -> None:
+        for name, least in (("folds", 2), ("alike", 1), ("near", 1), ("max_cells", 1)):
+            check_at_least(name, getattr(self, name), least)
+        for name in ("temperature", "penalty"):
+            check_at_least(name, getattr(self, name), 1e-6)
 
-    def _trial(self, known: Cells, query: Cells, held: np.ndarray) -> reliability.Trial:
-        """Hear of measured genes what would be heard if they had not been measured."""
+    def _parts(self, n_genes: int) -> list[np.ndarray]:
+        """Measured genes, some hundreds at most, in the parts that are held out in turn."""
+        order = np.random.default_rng(self.random_state).permutation(n_genes)[:MOST_HELD]
+        return [np.sort(part) for part in np.array_split(order, min(self.folds, len(order) // 2))]
+
+    def _trial(self, known: Cells, query: Cells, held: np.ndarray) -> reliability.Trial | None:
+        """Hear of measured genes what would be heard if they had not been measured; None if nothing could be."""
         seen = np.delete(query.genes, held)
         part, asked = take_genes(known, seen), take_genes(query, seen)
-        kept, there = (np.flatnonzero(depths(cells) > 0) for cells in (part, asked))
-        part, asked = take(part, kept), take(asked, there)
+        there = np.flatnonzero(depths(asked) > 0)
+        try:
+            part = drop_rare(take(part, np.flatnonzero(depths(part) > 0)))
+        except LabelsError:  # the other genes know of one type at most
+            return None
+        if len(there) < 2:
+            return None
+        asked, kept = take(asked, there), np.isin(known.rows, part.rows)
         teaching = teach(part, asked, selector=True, random_state=self.random_state)
-        depth, listeners = typical_depth(asked), _listeners(asked, teaching.scale.query, teaching.posterior)
-        counts = take_genes(known, query.genes[held]).counts[kept]
+        depth, listeners = typical_depth(asked), _listeners(asked, teaching)
+        counts = take_genes(known, query.genes[held]).counts[np.flatnonzero(kept)]
         source = listen_to(part, teaching, counts, depth, self.penalty, self.random_state)
         messages = relayed(self._hear(source, listeners), self._relays(listeners))
         truth = log_normalise(query.counts, typical_depth(query))[there][:, held]
@@ -181,26 +197,36 @@ class GraphImputer(Imputer):
         return relays(listeners, self.alike, self.near, self.random_state) if self.cell_graph else []
 
     def _weights(self, trials: list[reliability.Trial]) -> Float[np.ndarray, "s r"]:
+        """Weights of messages; of who is switched off, or says nothing, 0."""
+        n_genes, shape = sum(len(trial.held) for trial in trials), (len(SPEAKERS), len(RELAYS))
+        if not n_genes:
+            return np.full(shape, 1 / (len(SPEAKERS) * len(RELAYS)))
         fits = [fit_of(trial.messages, trial.truth) for trial in trials]
         gram, pull = (np.sum(part, axis=0) for part in zip(*fits, strict=True))
-        return weigh(gram, pull, sum(len(trial.held) for trial in trials), PENALTY).reshape(len(SPEAKERS), len(RELAYS))
+        return weigh(gram, pull, n_genes, PENALTY).reshape(shape)
 
     def _stream(
-        self, source: Reference, query: Cells, listen: Callable[[np.ndarray], Listeners], blend: Blend
+        self,
+        runs: list[tuple[np.ndarray, Reference, Blend]],
+        query: Cells,
+        listen: Callable[[np.ndarray], Listeners],
+        reach: tuple[int, int],
+        n_genes: int,
     ) -> Float[np.ndarray, "n g"]:
-        """Values of all cells, tile by tile."""
-        n_genes = source.values.shape[1]
-        values = np.empty((len(query), n_genes), dtype=np.float32)
-        size = int(np.clip(MAX_VALUES / n_genes, 500, 20_000))
-        if query.coords is None or len(query) <= size:
-            runs = np.array_split(np.arange(len(query)), -(-len(query) // size))
-            parts: Iterable[tuple[np.ndarray, np.ndarray]] = zip(runs, runs, strict=True)
-        else:
-            found = pieces(query.coords, query.section, max(self.near, *AROUND), size, hops=1)
+        """Values of all cells, piece by piece of tissue, and run by run of genes."""
+        values, n = np.empty((len(query), n_genes), dtype=np.float32), len(query)
+        if query.coords is None or n <= CELLS_AT_ONCE:
+            whole = np.array_split(np.arange(n), -(-n // CELLS_AT_ONCE))
+            parts: Iterable[tuple[np.ndarray, np.ndarray]] = zip(whole, whole, strict=True)
+        else:  # neighbours pass on what they have heard: one round more than the experts need
+            most, hops = max(self.near, reach[0]), reach[1] + 1
+            found = pieces(query.coords, query.section, most, CELLS_AT_ONCE, hops)
             parts = ((piece.core, piece.nodes) for piece in found)
         for core, nodes in parts:
             here = listen(nodes)
-            values[core] = blend.pass_on(self._hear(source, here), self._relays(here))[: len(core)]
+            by = self._relays(here)
+            for chosen, source, blend in runs:
+                values[np.ix_(core, chosen)] = blend.pass_on(self._hear(source, here), by)[: len(core)]
         return values
 
 
@@ -209,18 +235,20 @@ def _runs(places: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " m"]]:
     return np.array_split(places, -(-len(places) // GENES_AT_ONCE)) if len(places) else []
 
 
-def _listeners(cells: Cells, features: Float[np.ndarray, "n f"], log_proba: Float[np.ndarray, "n c"]) -> Listeners:
-    return Listeners(features, np.exp(log_proba).astype(np.float32), cells.coords, cells.section)
+def _listeners(query: Cells, teaching: Teaching) -> Listeners:
+    """The cells that the teacher has learned from."""
+    posterior = np.exp(teaching.posterior).astype(np.float32)
+    return Listeners(teaching.scale.query, posterior, query.coords, query.section)
 
 
 def _overheard(cells: Cells, look: Look, teaching: Teaching) -> Listeners:
-    """Cells that the teacher has not seen, by the word of the experts that it keeps."""
+    """Cells that it has not learned from, by the word of the experts that it keeps."""
     values = look.at(cells)
     features = values if teaching.scale.loadings is None else values @ teaching.scale.loadings
-    view = View(cells, features)
-    heard = [(w, e) for w, e in zip(teaching.weights, teaching.council, strict=True) if usable(e, view)]
+    view = shallow.View(cells, features)
+    heard = [(w, e) for w, e in zip(teaching.weights, teaching.council, strict=True) if shallow.usable(e, view)]
     said = teaching.prior + sum(weight * floored(expert.log_proba(view)) for weight, expert in heard)
-    return _listeners(cells, features, log_softmax(said, axis=1))
+    return Listeners(features, softmax(said, axis=1).astype(np.float32), cells.coords, cells.section)
 
 
 def _patch(query: Cells, random_state: int) -> Int[np.ndarray, " n"]:
@@ -264,8 +292,9 @@ def posterior_mean(
         Log-normalised expression (cells, genes), float32.
     """
     out = np.empty_like(values)
+    columns = counts.tocsc()
     for gene in range(values.shape[1]):
-        count = counts[:, [gene]].toarray().ravel().astype(np.float64)
+        count = columns[:, [gene]].toarray().ravel().astype(np.float64)
         rate = np.expm1(values[:, gene].astype(np.float64)) + 1e-3
         rate *= count.sum() / max(rate @ total, 1e-9)
         mean = np.maximum(rate * total, 1e-9)

@@ -9,8 +9,9 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from stgnn.data.imputed import Imputed
+from stgnn.data.schema import check_at_least
 from stgnn.data.subset import take as take_genes
-from stgnn.experts import log_normalise, standardise
+from stgnn.experts import log_normalise, log_scaled, standardise
 from stgnn.methods.base import Imputer
 from stgnn.standins import depths, typical_depth
 
@@ -57,7 +58,8 @@ class NeighbourMean(Imputer):
     def impute(self, reference: Cells, query: Cells, genes: np.ndarray) -> Imputed:
         """Impute genes of the reference in the cells of a query, all of whose own genes the reference has, too."""
         known, depth = take_genes(reference, query.genes), typical_depth(query)
-        values = log_normalise(take_genes(reference, genes).counts, depth, depths(known))
+        check_at_least("k", self.k, 1)
+        values = log_scaled(take_genes(reference, genes).counts, depth, depths(known))
         near = NearestNeighbors(n_neighbors=min(self.k, len(known)), metric="cosine")
         near.fit(standardise(log_normalise(known.counts, depth)))
         asked, out = (
@@ -67,5 +69,5 @@ class NeighbourMean(Imputer):
         for start in range(0, len(query), _ROWS):
             rows = slice(start, start + _ROWS)
             found = near.kneighbors_graph(asked[rows])
-            out[rows] = found @ values / found.sum(axis=1)
+            out[rows] = (found @ values).toarray() / near.n_neighbors
         return Imputed(out, depth, np.full(len(genes), np.nan))

@@ -14,11 +14,12 @@ from scipy.special import log_softmax, softmax
 from stgnn import __version__, bilevel, experts, registration, shallow, siblings, teacher
 from stgnn.council import GENES_ALONE
 from stgnn.data.cells import Cells, Prediction
+from stgnn.data.schema import check_at_least
 from stgnn.graph.sample import pieces
 from stgnn.lesson import Layout, Lesson, Look, prepare, shape_arrays, shape_from
 from stgnn.methods.base import Annotator
 from stgnn.network import Network, Parts
-from stgnn.shallow import Clusters, Guesses
+from stgnn.shallow import Clusters
 from stgnn.standins import labels_of, patches, take
 from stgnn.students import consensus, purity
 from stgnn.teacher import Teaching
@@ -134,6 +135,8 @@ class SpatialTransformerGNN(Annotator):
 
     def fit(self, reference: Cells, query: Cells) -> Self:
         """Learn from a labelled reference and an unlabelled query with the same genes."""
+        for name in ("max_cells", "cells_per_piece"):
+            check_at_least(name, getattr(self, name), 1)
         self.genes_, self.types_ = reference.genes, reference.types
         reference, query = self._see(reference), self._see(query)
         if len(query) > self.max_cells:
@@ -206,8 +209,8 @@ class SpatialTransformerGNN(Annotator):
             for core in np.array_split(np.arange(n), -(-n // self.cells_per_piece)):
                 yield core, core
         else:
-            most = max([self.neighbours, *(size for expert in self.council_ for size in shallow.sizes_of(expert))])
-            hops = max(self.layers, 2 if any(isinstance(expert, Guesses) for expert in self.council_) else 1)
+            most, hops = shallow.reach(self.council_)
+            most, hops = max(most, self.neighbours), max(hops, self.layers)
             for tile in pieces(query.coords, query.section, most, self.cells_per_piece, hops):
                 yield tile.core, tile.nodes
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from stgnn.data.imputed import Imputed
 from stgnn.data.subset import take as take_genes
-from stgnn.experts import log_normalise
+from stgnn.experts import log_scaled
 from stgnn.methods.base import Imputer
 from stgnn.standins import depths, labels_of, typical_depth
 from stgnn.teacher import teach
@@ -46,8 +46,8 @@ class TypeMean(Imputer):
     def impute(self, reference: Cells, query: Cells, genes: np.ndarray) -> Imputed:
         """Impute genes of the reference in the cells of a query, all of whose own genes the reference has, too."""
         known, depth = take_genes(reference, query.genes), typical_depth(query)
-        values = log_normalise(take_genes(reference, genes).counts, depth, depths(known))
+        values = log_scaled(take_genes(reference, genes).counts, depth, depths(known))
         member = np.eye(len(known.types), dtype=np.float32)[labels_of(known)]
-        profiles = (member.T @ values) / np.maximum(member.sum(axis=0), 1)[:, None]
+        profiles = (values.T @ member).T / np.maximum(member.sum(axis=0), 1)[:, None]
         called = teach(known, query, selector=True, random_state=self.random_state).posterior.argmax(axis=1)
         return Imputed(profiles[called], depth, np.full(len(genes), np.nan))

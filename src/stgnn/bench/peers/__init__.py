@@ -174,7 +174,7 @@ def impute(
     with tempfile.TemporaryDirectory(prefix="stgnn-peer-") as place:
         folder = Path(place)
         _save(folder / "reference.h5ad", reference, reference.var_names.unique(), {})
-        given = query.obs_names.isin(_save(folder / "query.h5ad", query, measured, {}).obs_names)
+        given = _save(folder / "query.h5ad", query, measured, {})
         (folder / "genes.txt").write_text("\n".join(genes), encoding="utf-8")
         _run(name, GENE_SCRIPTS[name], folder, seed, python)
         try:
@@ -224,10 +224,10 @@ def _write(folder: Path, reference: AnnData, query: AnnData, labels_key: str, se
     code, names, _ = read_labels(reference, labels_key, "reference")  # the labels that every other method gets
     known = (code >= 0) & (np.bincount(code[code >= 0], minlength=len(names)) > 1)[code]
     labels = np.array(names, dtype=object)[code[known]]
-    written = _save(folder / "reference.h5ad", reference[known], genes, {LABEL: labels})
+    kept = _save(folder / "reference.h5ad", reference[known], genes, {LABEL: labels})
     sections = query.obs[section_key].astype(str).to_numpy() if section_key in query.obs else "1"
     _save(folder / "query.h5ad", query, genes, {SECTION: sections})
-    return sorted(set(written.obs[LABEL]))
+    return sorted(set(labels[kept]))
 
 
 def _shared_genes(reference: AnnData, query: AnnData) -> pd.Index:
@@ -237,8 +237,8 @@ def _shared_genes(reference: AnnData, query: AnnData) -> pd.Index:
     return genes
 
 
-def _save(path: Path, source: AnnData, genes: pd.Index, columns: dict[str, Any]) -> AnnData:
-    """Write counts of genes in cells that have any, with columns of cells, and return what is written."""
+def _save(path: Path, source: AnnData, genes: pd.Index, columns: dict[str, Any]) -> np.ndarray:
+    """Write counts of genes in cells that have any, with columns of cells, and return which cells these are."""
     import anndata
     import pandas as pd
     import scipy.sparse as sp
@@ -250,7 +250,7 @@ def _save(path: Path, source: AnnData, genes: pd.Index, columns: dict[str, Any])
     if SPATIAL in source.obsm:
         out.obsm[SPATIAL] = np.asarray(source.obsm[SPATIAL], dtype=np.float64)[kept]
     out.write_h5ad(path)
-    return out
+    return kept
 
 
 def _run(name: str, script: str, folder: Path, seed: int, python: str) -> None:
