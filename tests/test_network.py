@@ -16,7 +16,7 @@ from stgnn.bilevel import Guess
 from stgnn.data.cells import Cells, align, read_query, read_reference
 from stgnn.data.toy import toy
 from stgnn.graph.build import spatial_knn
-from stgnn.lesson import Layout, Shape, prepare, standardised
+from stgnn.lesson import Layout, Look, Shape, prepare
 from stgnn.methods import spatial_transformer_gnn as ours
 from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
 from stgnn.network import Network, Parts
@@ -78,7 +78,7 @@ def network(fitted) -> Network:
 @pytest.fixture(scope="module")
 def seen(fitted, cells) -> np.ndarray:
     """Features of the query's cells (cells, f), which here are also what the gene level sees."""
-    features, genes = fitted.shape_.see(standardised(cells[1]))
+    features, genes = fitted.shape_.see(Look.of(cells[1]).at(cells[1]))
     assert genes is features
     return features
 
@@ -129,7 +129,7 @@ def test_a_method_that_found_no_use_for_space_does_not_look_at_it(cells, fitted)
     # experts have an eye for space of their own: they keep their places
     joint = {}
     for name, query in (("here", cells[1]), ("moved", moved)):
-        features, genes = shut.shape_.see(standardised(query))
+        features, genes = shut.shape_.see(Look.of(query).at(query))
         joint[name] = bilevel.judge(shut.networks_[0], shut._layout().batches(query, features, genes), 0.0, CPU)
     for left, right in zip(joint["here"], joint["moved"], strict=True):
         np.testing.assert_array_equal(left, right)

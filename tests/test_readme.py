@@ -48,6 +48,12 @@ def test_command_line_example(here, capsys):
     assert (here / "report.html").is_file()
 
 
+def test_imputation_example(here, capsys):
+    words = shlex.split(block("sh", "stgnn impute"))
+    assert cli.main([*words[1:], "--method", "knn-mean"]) == 0, capsys.readouterr().err  # the default takes longer
+    assert "reliability" in anndata.read_h5ad(here / "imputed.h5ad").var
+
+
 def test_expression_example(here, monkeypatch, capsys):
     monkeypatch.setenv("STGNN_CACHE", str(here / "features"))
     for number in (1, 2, 3):
