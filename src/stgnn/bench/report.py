@@ -9,14 +9,14 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from stgnn.bench import figures, tables
+from stgnn.bench import figures, report_parts, tables
 from stgnn.bench.methods import OURS
 from stgnn.bench.records import ABSENT, RUNS, is_of, read
+from stgnn.bench.report_parts import image, wide_table
 from stgnn.bench.tables import DASH, in_order
 from stgnn.data.schema import FileError
 from stgnn.report import check_path
 from stgnn.report.html import paragraph, section, several, text
-from stgnn.report.html import table as html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,16 +128,22 @@ def build(records: Sequence[dict[str, Any]]) -> str:
         "scores": ("Macro-F1 and accuracy", _scores_part(main)),
         "tasks": (
             "By task",
-            _image(figures.task_bars(main), "Macro-F1 of each method on each task") if compared else "",
+            image(figures.task_bars(main), "Macro-F1 of each method on each task") if compared else "",
         ),
         "cost": ("Time and memory", _cost_part(main)),
         "homophily": ("Accuracy and spatial order", _homophily_part(main)),
         "calibration": ("Confidence", _confidence_part(compared)),
         "confusion": ("Confusion", _confusion_part(compared)),
         "open": ("Types that the reference lacks", _open_part(table)),
-        "spots": ("Spots", _scores_by_task(tables.runs(spots), _SPOT_SCORES, _SPOT_SEEDS)),
-        "genes": ("Imputed genes", _scores_by_task(tables.runs(genes), _GENE_SCORES, _GENE_SEEDS)),
-        "scale": ("How costs grow", _scale_part(tables.runs(scale))),
+        "spots": (
+            "Spots",
+            report_parts.scores_by_task(tables.runs(spots), report_parts.SPOT_SCORES, report_parts.SPOT_SEEDS),
+        ),
+        "genes": (
+            "Imputed genes",
+            report_parts.scores_by_task(tables.runs(genes), report_parts.GENE_SCORES, report_parts.GENE_SEEDS),
+        ),
+        "scale": ("How costs grow", report_parts.growth(tables.runs(scale))),
         "ablations": ("Ablations", _ablation_part(table)),
         "failures": ("Failed and absent", _failure_part(records)),
         "runs": ("Tasks, versions and machines", _run_part(records)),
@@ -179,14 +185,14 @@ def _scores_part(main: pd.DataFrame) -> str:
         "type is in the reference and has at least 5 of them. Means and ranks are over the tasks that every method "
         "has finished."
     )
-    return paragraph(said) + _table("Macro-F1 (accuracy), percent", ["task", *methods], rows)
+    return paragraph(said) + wide_table("Macro-F1 (accuracy), percent", ["task", *methods], rows)
 
 
 def _cost_part(main: pd.DataFrame) -> str:
     if main.empty:
         return ""
     said = "Of the annotation alone, without reading files: mean over tasks (bars) and each task (dots)."
-    return paragraph(said) + _image(figures.cost(main), "Seconds, CPU seconds and memory of each method")
+    return paragraph(said) + image(figures.cost(main), "Seconds, CPU seconds and memory of each method")
 
 
 def _homophily_part(main: pd.DataFrame) -> str:
@@ -200,9 +206,9 @@ def _homophily_part(main: pd.DataFrame) -> str:
             rows.append([text(task), *map(_short, [own["true_spatial_coherence"].mean(), *found])])
     said = "Spatial coherence: rate of neighbours of one type beyond chance. More than the truth's is over-smoothing."
     return (
-        _image(figures.homophily(main), "Accuracy of each method against the homophily of the task")
+        image(figures.homophily(main), "Accuracy of each method against the homophily of the task")
         + paragraph(said)
-        + _table("Spatial coherence", ["task", "truth", *methods], rows)
+        + wide_table("Spatial coherence", ["task", "truth", *methods], rows)
     )
 
 
@@ -211,9 +217,9 @@ def _confidence_part(compared: Sequence[dict[str, Any]]) -> str:
         return ""
     return (
         paragraph("Share of right answers against confidence; on the grey line, confidence is what it says.")
-        + _image(figures.calibration(compared), "Calibration curves of each method on each task")
+        + image(figures.calibration(compared), "Calibration curves of each method on each task")
         + paragraph("Share of errors (upwards) among the most confident cells, against the share of cells answered.")
-        + _image(figures.risk_coverage(compared), "Risk against coverage of each method on each task")
+        + image(figures.risk_coverage(compared), "Risk against coverage of each method on each task")
     )
 
 
@@ -224,7 +230,7 @@ def _confusion_part(compared: Sequence[dict[str, Any]]) -> str:
     shown = OURS if OURS in methods else methods[0]
     own = [record for record in compared if record["method"] == shown]
     drawn = [
-        _image(
+        image(
             figures.confusion([record for record in own if record["task"] == task]),
             f"Share of each true type given each type by {shown}: {task}",
         )
@@ -261,76 +267,7 @@ def _open_part(table: pd.DataFrame) -> str:
         rows.append(
             ["mean", *(_short(value) for value in both.mean())] if len(both) else ["mean", *[DASH] * mean.shape[1]]
         )
-        drawn += paragraph(said) + _table(title, ["task", *mean.columns], rows)
-    return drawn
-
-
-_SPOT_SCORES = (
-    ("rmse", "Error of shares (root mean square), percent", "0 is perfect."),
-    ("pearson", "Correlation with the true shares, percent", "Mean over types that vary; 100 is perfect."),
-    ("jensen_shannon", "Jensen-Shannon divergence, percent of a bit", "0 is perfect."),
-    ("covered", "True shares within two standard deviations, percent", "95 is meant."),
-    ("unexplained_auroc", "AUROC of the unexplained share, percent", "Where a type left out is; 50 is chance."),
-)
-"""Scores of spots: name, title, how to read it."""
-
-_SPOT_SEEDS = "Mean ± standard deviation over seeds, each of which simulates spots anew."
-
-_GENE_SCORES = (
-    ("spearman", "Rank correlation with held-out genes, percent", "Mean over genes; a gene's mean has 0 in all cells."),
-    ("pearson", "Correlation with held-out genes, percent", "Mean over genes, of log-normalised expression."),
-    (
-        "reliability_pearson",
-        "Correlation of reliability told and achieved, percent",
-        "Over genes; methods that do not tell how far a gene can be relied on have none.",
-    ),
-    (
-        "reliability_error",
-        "Error of the reliability told, points of rank correlation",
-        "Mean over genes; 0 is perfect.",
-    ),
-)
-"""Scores of imputed genes: name, title, how to read it."""
-
-_GENE_SEEDS = "Mean ± standard deviation over seeds, each of which holds genes out in other parts."
-
-
-def _scores_by_task(table: pd.DataFrame, scores: Sequence[tuple[str, str, str]], seeds: str) -> str:
-    drawn = ""
-    for score, title, said in scores:
-        if score not in table or table[score].isna().all():
-            continue
-        methods, tasks = in_order(table["method"]), in_order(table["task"])
-        means = tables.means(table, score)
-        rows = []
-        for task in tasks:
-            own = table[table["task"] == task]
-            rows.append([text(task), *(tables.spread(own[own["method"] == name][score]) for name in methods)])
-        common = tables.shared(means)
-        if len(common):
-            rows.append(["mean", *(f"{100 * common[name].mean():.1f}" for name in methods)])
-        drawn += paragraph(f"{said} {seeds}")
-        drawn += _table(title, ["task", *methods], rows)
-    return drawn
-
-
-def _scale_part(table: pd.DataFrame) -> str:
-    if table.empty:
-        return ""
-    methods, tasks = in_order(table["method"]), in_order(table["task"])
-    said = "Tissue of any size, laid out of real sections; from file to annotated file, reference and fitting included."
-    drawn = paragraph(said) + _image(figures.growth(table), "Seconds and memory of each method against cells")
-    for title, column, form in (
-        ("Seconds", "seconds", "{:,.0f}"),
-        ("Memory, GB", "memory_gb", "{:.1f}"),
-        ("Macro-F1, percent", "macro_f1", "{:.1%}"),
-    ):
-        means = table.groupby(["task", "method"])[column].mean()
-        rows = [
-            [text(task), *(form.format(means[task, name]) if (task, name) in means else DASH for name in methods)]
-            for task in tasks
-        ]
-        drawn += _table(title, ["", *methods], rows)
+        drawn += paragraph(said) + wide_table(title, ["task", *mean.columns], rows)
     return drawn
 
 
@@ -353,8 +290,10 @@ def _ablation_part(table: pd.DataFrame) -> str:
         f"seeds. Below 0, what is missing helps; {OURS} itself lacks the parts that helped on no task. "
         f"{_when(own)}"
     )
-    differences = paragraph(said) + _table("Difference to the model with all parts, points", ["", *tasks, "mean"], rows)
-    return (differences if rows else "") + _table("Macro-F1 (accuracy), percent", ["", *tasks], scores)
+    differences = paragraph(said) + wide_table(
+        "Difference to the model with all parts, points", ["", *tasks, "mean"], rows
+    )
+    return (differences if rows else "") + wide_table("Macro-F1 (accuracy), percent", ["", *tasks], scores)
 
 
 def _when(table: pd.DataFrame) -> str:
@@ -383,7 +322,7 @@ def _failure_part(records: Sequence[dict[str, Any]]) -> str:
         [text(method), text(error), str(len(tasks)), text(", ".join(in_order(tasks)))]
         for (method, error), tasks in ordered
     ]
-    return _table("Runs without a result", ["method", "error", "runs", "tasks"], rows, "plain")
+    return wide_table("Runs without a result", ["method", "error", "runs", "tasks"], rows, "plain")
 
 
 def _run_part(records: Sequence[dict[str, Any]]) -> str:
@@ -396,22 +335,14 @@ def _run_part(records: Sequence[dict[str, Any]]) -> str:
         "threads of a run": in_order(str(record["threads"]) for record in done),
         "dates": in_order(sorted(record["date"][:10] for record in records)),
     }
-    return _table(
+    return wide_table(
         "Tasks", ["task", "what"], [[text(name), text(title or DASH)] for name, title in titles.items()], "plain"
-    ) + _table(
+    ) + wide_table(
         "Recorded with the runs",
         ["what", "value"],
         [[text(name), text("; ".join(values) or DASH)] for name, values in facts.items()],
         "plain",
     )
-
-
-def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], css: str = "numbers") -> str:
-    return f'<div class="wide">{html_table(caption, head, rows, css)}</div>'
-
-
-def _image(uri: str, caption: str) -> str:
-    return f'<figure><img src="{uri}" alt="{text(caption)}"><figcaption>{text(caption)}</figcaption></figure>'
 
 
 def _short(value: float) -> str:

@@ -102,7 +102,7 @@ class GraphImputer(Imputer):
     >>> from stgnn.data.imputed import pair
     >>> from stgnn.data.toy import toy
     >>> adata, adata_query = toy(n_cells=120)
-    >>> reference, query = pair(read_reference(adata), read_query(adata_query[:, :30]))
+    >>> reference, query, _ = pair(read_reference(adata), read_query(adata_query[:, :30]))
     >>> GraphImputer(folds=2).impute(reference, query, reference.genes[-5:]).values.shape
     (120, 5)
     """

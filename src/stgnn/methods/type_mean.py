@@ -36,7 +36,7 @@ class TypeMean(Imputer):
     >>> from stgnn.data.imputed import pair
     >>> from stgnn.data.toy import toy
     >>> adata, adata_query = toy(n_cells=120)
-    >>> reference, query = pair(read_reference(adata), read_query(adata_query[:, :30]))
+    >>> reference, query, _ = pair(read_reference(adata), read_query(adata_query[:, :30]))
     >>> TypeMean().impute(reference, query, reference.genes[-5:]).values.shape
     (120, 5)
     """
