@@ -14,11 +14,9 @@ import click
 from stgnn import __version__
 from stgnn.cli_expression import expression
 from stgnn.cli_impute import impute
-from stgnn.console import VERBOSE, Number, log_to_stderr, say, written
+from stgnn.console import VERBOSE, Number, log_to_stderr, reading_options, say, say_runs, written
 from stgnn.data.schema import (
     KEY_ADDED,
-    LABELS_KEY,
-    SPATIAL_KEY,
     UNKNOWN,
     OptionError,
     StgnnError,
@@ -45,13 +43,7 @@ def _cli(ctx: click.Context) -> None:
 @click.argument("query", type=click.Path(path_type=Path))
 @click.option("--reference", type=click.Path(path_type=Path), help="Annotated cells, .h5ad or .zarr, with raw counts.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Where to write, .h5ad or .zarr.")
-@click.option("--labels-key", default=LABELS_KEY, show_default=True, help="Column of the reference with the types.")
-@click.option("--section-key", help="Column with the section of each cell.  [default: one section]")
-@click.option("--spatial-key", default=SPATIAL_KEY, show_default=True, help="Entry of obsm with the coordinates.")
-@click.option("--layer", help="Layer of the query with raw counts, or X, or raw.  [default: look for them]")
-@click.option("--reference-layer", help="The same for the reference.")
-@click.option("--recover-counts", is_flag=True, help="Turn log-normalised values back into counts.")
-@click.option("--um-per-unit", type=Number(float, "a number"), help="Micrometres per unit of the coordinates.")
+@reading_options
 @click.option(
     "--resolution",
     default="auto",
@@ -240,8 +232,7 @@ def _bench_run(
             timeout=timeout,
             interpreters=interpreters,
         )
-    failed = sum(record["error"] is not None for record in records)
-    click.echo(f"runs     {len(records):,}, of which {failed:,} failed\nwritten  {output}")
+    say_runs(records, output)
 
 
 @_bench.command("scale", short_help="Measure what annotation costs as sections grow.")
@@ -296,8 +287,7 @@ def _bench_scale(
             timeout=timeout,
             interpreters=interpreters,
         )
-    failed = sum(record["error"] is not None for record in records)
-    click.echo(f"runs     {len(records):,}, of which {failed:,} failed\nwritten  {output}")
+    say_runs(records, output)
 
 
 @_bench.command("report", short_help="Show the results as one HTML file.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stgnn.console import VERBOSE, Number, log_to_stderr, read_genes, say, written
+from stgnn.console import VERBOSE, Number, log_to_stderr, read_genes, say, say_runs, written
 from stgnn.data.schema import EXPECTED_PCC_KEY, TOTAL_PREDICTED_KEY, FileError
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _evaluate(
         Console(width=wide).print(expression_tables.show(expression_tables.summary(records), names))
     for record in failed:
         click.echo(f"failed   {record['method']}, {record['task']}: {record['error']}")
-    click.echo(f"runs     {len(records):,}, of which {len(failed):,} failed\nwritten  {output}")
+    say_runs(records, output)
 
 
 def _pictures(output: Path, n: int, inputs: list[Path]) -> list[Path]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from stgnn.console import VERBOSE, Number, log_to_stderr, read_genes, say, written
-from stgnn.data.schema import LABELS_KEY, MEASURED_KEY, RELIABILITY_KEY, SPATIAL_KEY
+from stgnn.console import VERBOSE, Number, log_to_stderr, read_genes, reading_options, say, written
+from stgnn.data.schema import MEASURED_KEY, RELIABILITY_KEY
 
 
 @click.command("impute", short_help="Impute the genes that a panel lacks from an annotated reference.")
@@ -17,13 +17,7 @@ from stgnn.data.schema import LABELS_KEY, MEASURED_KEY, RELIABILITY_KEY, SPATIAL
 @click.option(
     "--genes", type=click.Path(path_type=Path), help="File of the genes to give, one name a line.  [default: all]"
 )
-@click.option("--labels-key", default=LABELS_KEY, show_default=True, help="Column of the reference with the types.")
-@click.option("--section-key", help="Column with the section of each cell.  [default: one section]")
-@click.option("--spatial-key", default=SPATIAL_KEY, show_default=True, help="Entry of obsm with the coordinates.")
-@click.option("--layer", help="Layer of the query with raw counts, or X, or raw.  [default: look for them]")
-@click.option("--reference-layer", help="The same for the reference.")
-@click.option("--recover-counts", is_flag=True, help="Turn log-normalised values back into counts.")
-@click.option("--um-per-unit", type=Number(float, "a number"), help="Micrometres per unit of the coordinates.")
+@reading_options
 @click.option("--method", default="stgnn", show_default=True, help="Method; a wrong name lists all.")
 @click.option("--random-state", default=0, show_default=True, type=Number(int, "a whole number"), help="Seed.")
 @VERBOSE

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from stgnn.data.schema import FileError, OptionError
+from stgnn.data.schema import LABELS_KEY, SPATIAL_KEY, FileError, OptionError
 
 
 class Number(click.ParamType):
@@ -31,6 +31,24 @@ class Number(click.ParamType):
 
 
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is being done.")
+
+
+_READING = (
+    click.option("--labels-key", default=LABELS_KEY, show_default=True, help="Column of the reference with the types."),
+    click.option("--section-key", help="Column with the section of each cell.  [default: one section]"),
+    click.option("--spatial-key", default=SPATIAL_KEY, show_default=True, help="Entry of obsm with the coordinates."),
+    click.option("--layer", help="Layer of the query with raw counts, or X, or raw.  [default: look for them]"),
+    click.option("--reference-layer", help="The same for the reference."),
+    click.option("--recover-counts", is_flag=True, help="Turn log-normalised values back into counts."),
+    click.option("--um-per-unit", type=Number(float, "a number"), help="Micrometres per unit of the coordinates."),
+)
+
+
+def reading_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that reads a query and a reference: where labels, sections, places and counts are."""
+    for option in reversed(_READING):
+        command = option(command)
+    return command
 
 
 @contextmanager
@@ -79,3 +97,9 @@ def say(*lines: tuple[str, str]) -> None:
     console = Console(soft_wrap=True)  # a table would cut long paths
     for name, value in lines:
         console.print(Text.assemble((f"{name:<12}", "bold"), value))
+
+
+def say_runs(records: Sequence[dict[str, Any]], output: Path) -> None:
+    """Say on stdout how many runs of a benchmark there are, and where."""
+    failed = sum(record["error"] is not None for record in records)
+    click.echo(f"runs     {len(records):,}, of which {failed:,} failed\nwritten  {output}")

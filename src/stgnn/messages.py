@@ -21,6 +21,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from stgnn.experts import log_normalise, row_unit
 from stgnn.graph.build import spatial_knn
+from stgnn.shallow import cluster_means
 from stgnn.standins import cell_weights, depths, labels_of, stratified
 
 if TYPE_CHECKING:
@@ -125,8 +126,7 @@ def listen_to(
     heard = log_normalise(values[few], depth, depths(reference)[few])
     labels, features = labels[few], teaching.scale.reference[few]
     weight = cell_weights(labels, teaching.scale.composition)
-    member = np.eye(len(reference.types), dtype=np.float32)[labels]
-    profiles = (member.T @ heard) / np.maximum(member.sum(0), 1)[:, None]
+    profiles = cluster_means(heard, labels, len(reference.types)).astype(np.float32)
     centre = weight @ heard
     weighted = features * weight[:, None]
     gram = weighted.T @ features + penalty * np.eye(features.shape[1])
@@ -278,8 +278,12 @@ def weigh(gram: Float[np.ndarray, "m m"], pull: Float[np.ndarray, " m"], n_genes
     penalty
         Ridge penalty a gene.
     """
-    lower = np.linalg.cholesky(gram / n_genes + penalty * np.eye(len(gram)))
-    weights, _ = nnls(lower.T, solve_triangular(lower, pull / n_genes, lower=True))
+    speaking = np.diag(gram) > 0  # a message that never varies has no weight, not even by rounding
+    weights = np.zeros(len(gram))
+    if not speaking.any():
+        return weights
+    lower = np.linalg.cholesky(gram[np.ix_(speaking, speaking)] / n_genes + penalty * np.eye(speaking.sum()))
+    weights[speaking], _ = nnls(lower.T, solve_triangular(lower, pull[speaking] / n_genes, lower=True))
     if not weights.sum():  # nothing that was held out could be told: then nobody is better than the others
-        weights = (np.diag(gram) > 0).astype(float)
-    return weights / max(weights.sum(), 1e-9)
+        weights[speaking] = 1
+    return weights / weights.sum()

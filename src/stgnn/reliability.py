@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stgnn.experts import log_scaled
-from stgnn.messages import MAX_CELLS, Blend, standard_ranks
+from stgnn import metrics
+from stgnn.experts import correlations, log_scaled
+from stgnn.messages import MAX_CELLS, Blend
 from stgnn.standins import labels_of, stratified
 
 if TYPE_CHECKING:
@@ -56,10 +56,8 @@ class Reliability:
     ----------
     achieved
         Rank correlation of each gene that was held out with what was measured, by its name.
-    rows
-        Reference cells that correlations of genes are taken over (cells,).
     expression
-        Their log expression of these genes, centred, columns of length 1 (cells, genes).
+        Their log expression in the reference cells that are listened to (cells, genes).
     weights
         Weights of the messages (speakers, relays).
     model
@@ -67,7 +65,6 @@ class Reliability:
     """
 
     achieved: dict[str, float]
-    rows: Int[np.ndarray, " r"]
     expression: Float[np.ndarray, "r g"]
     weights: Float[np.ndarray, "s r"]
     model: Pipeline | None
@@ -75,7 +72,7 @@ class Reliability:
     def of(
         self,
         genes: np.ndarray,
-        expression: sp.csr_matrix,
+        expression: Float[np.ndarray, "r h"],
         messages: Float[np.ndarray, "s r n h"],
         total: Float[np.ndarray, " n"],
         depth: float,
@@ -87,7 +84,7 @@ class Reliability:
         genes
             Their names.
         expression
-            Their log expression in the reference (cells, genes).
+            Their log expression in the same reference cells (cells, genes).
         messages
             What is heard of them (speakers, relays, cells, genes).
         total, depth
@@ -95,7 +92,7 @@ class Reliability:
         """
         if self.model is None:
             return np.full(len(genes), np.nan)
-        alike = np.abs(_unit_columns(expression[self.rows].toarray()).T @ self.expression)
+        alike = np.abs(correlations(expression.T, self.expression.T))
         partners = _of_partners(alike, np.array(list(self.achieved.values())))
         told = self.model.predict(_signs(messages, self.weights, total, depth, partners))
         return np.clip([self.achieved.get(gene, value) for gene, value in zip(genes, told, strict=True)], 0, 1)
@@ -117,11 +114,11 @@ def learn(known: Cells, trials: Sequence[Trial], weights: Float[np.ndarray, "s r
     """
     rows = stratified(labels_of(known), MAX_CELLS, random_state)
     if not trials:
-        return Reliability({}, rows, np.empty((len(rows), 0)), weights, None)
+        return Reliability({}, np.empty((len(rows), 0)), weights, None)
     achieved = np.concatenate([_achieved(trial, weights) for trial in trials])
     held = np.concatenate([trial.held for trial in trials])
-    expression = _unit_columns(log_scaled(known.counts, trials[0].depth)[rows][:, held].toarray())
-    alike = np.abs(expression.T @ expression)
+    expression = log_scaled(known.counts, trials[0].depth)[rows][:, held].toarray()
+    alike = np.abs(correlations(expression.T, expression.T))
     np.fill_diagonal(alike, 0)
     partners = np.split(_of_partners(alike, achieved), np.cumsum([len(trial.held) for trial in trials])[:-1])
     signs = [
@@ -129,12 +126,11 @@ def learn(known: Cells, trials: Sequence[Trial], weights: Float[np.ndarray, "s r
         for trial, own in zip(trials, partners, strict=True)
     ]
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-1, 3, 9))).fit(np.vstack(signs), achieved)
-    return Reliability(dict(zip(known.genes[held], achieved, strict=True)), rows, expression, weights, model)
+    return Reliability(dict(zip(known.genes[held], achieved, strict=True)), expression, weights, model)
 
 
 def _achieved(trial: Trial, weights: Float[np.ndarray, "s r"]) -> Float[np.ndarray, " g"]:
-    said = standard_ranks(Blend.on(trial.messages, weights).join(trial.messages))
-    return (said * standard_ranks(trial.truth)).mean(axis=0)
+    return _rank_correlation(trial.truth, Blend.on(trial.messages, weights).join(trial.messages))
 
 
 def _signs(
@@ -152,9 +148,9 @@ def _signs(
     value = Blend.on(messages, weights).join(messages)
     drawn = np.random.default_rng(0).poisson(np.expm1(value) * (total / depth)[:, None])
     seen = np.log1p(drawn * (depth / np.maximum(total, 1))[:, None])
-    ceiling = (standard_ranks(value) * standard_ranks(seen)).mean(axis=0)
-    scores = [_unit_columns(said) for said in messages[:, 0] if said.any()]
-    pairs = [(a * b).sum(axis=0) for place, a in enumerate(scores) for b in scores[:place]]
+    ceiling = _rank_correlation(seen, value)
+    direct = [said for said in messages[:, 0] if said.any()]
+    pairs = [np.nan_to_num(metrics.pearson(a, b)) for place, a in enumerate(direct) for b in direct[:place]]
     agreement = np.mean(pairs, axis=0) if pairs else np.zeros(value.shape[1])
     return np.column_stack([ceiling, agreement, partners])
 
@@ -166,6 +162,5 @@ def _of_partners(alike: Float[np.ndarray, "h g"], achieved: Float[np.ndarray, " 
     return (weight * achieved[order]).sum(axis=1) / np.maximum(weight.sum(axis=1), 1e-9)
 
 
-def _unit_columns(values: Float[np.ndarray, "n g"]) -> Float[np.ndarray, "n g"]:
-    centred = values - values.mean(axis=0)
-    return centred / np.maximum(np.linalg.norm(centred, axis=0), 1e-9)
+def _rank_correlation(truth: Float[np.ndarray, "n g"], said: Float[np.ndarray, "n g"]) -> Float[np.ndarray, " g"]:
+    return np.nan_to_num(metrics.spearman(truth, said))  # a gene that does not vary tells nothing

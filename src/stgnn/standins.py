@@ -18,6 +18,9 @@ from stgnn.graph.sample import morton_order
 
 NOISE, SPILL = 0.3, 0.2
 
+CELLS_PER_PATCH = 2000
+"""Size of the pieces of a large query that are learned from: whole neighbourhoods."""
+
 
 def stand_ins(
     reference: Cells, query: Cells, composition: np.ndarray, random_state: int
@@ -175,3 +178,10 @@ def patches(cells: Cells, at_most: int, cells_per_patch: int, random_state: int)
     size, order = np.array([len(run) for run in runs]), rng.permutation(len(runs))
     kept = order[np.cumsum(size[order]) <= at_most]
     return np.sort(np.concatenate([runs[run] for run in kept])) if len(kept) else np.sort(runs[order[0]][:at_most])
+
+
+def learned_from(query: Cells, at_most: int, random_state: int) -> Cells:
+    """A query of up to so many cells, or patches of a larger one."""
+    if len(query) <= at_most:
+        return query
+    return take(query, patches(query, at_most, CELLS_PER_PATCH, random_state))

@@ -80,7 +80,7 @@ def homophily(table: pd.DataFrame) -> str:
 def growth(table: pd.DataFrame) -> str:
     """Seconds and memory of each method against the number of cells, both on logarithmic axes."""
     figure = _figure(8.5, 3.6)
-    table = table.assign(cells=table["cells_per_second"] * table["seconds"])
+    table = table.assign(cells=(table["cells_per_second"] * table["seconds"]).round())
     panels = figure.subplots(1, 2)
     for ax, (column, title) in zip(panels, (("seconds", "seconds"), ("memory_gb", "memory, GB")), strict=True):
         for method, color in type_colors(in_order(table["method"])).items():

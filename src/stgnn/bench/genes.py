@@ -12,7 +12,7 @@ import numpy as np
 
 from stgnn.bench.kinds import Kind, check_fields
 from stgnn.bench.tasks import BUILT_IN as OTHERS
-from stgnn.bench.tasks import locate
+from stgnn.bench.tasks import locate, strip
 from stgnn.data.schema import RELIABILITY_KEY, SPATIAL_KEY, OptionError
 
 if TYPE_CHECKING:
@@ -106,9 +106,7 @@ def load(task: GeneTask, data_dir: str | Path) -> tuple[AnnData, AnnData]:
 
     reference = open_h5ad_or_zarr(locate(task.reference, data_dir), task.name)
     query = open_h5ad_or_zarr(locate(task.query, data_dir), task.name)
-    query.obs = query.obs[[] if task.section_key is None else [task.section_key]].copy()
-    for key in [key for key in query.obsm if key != SPATIAL_KEY]:
-        del query.obsm[key]
+    strip(query, task.section_key)
     return reference, query
 
 

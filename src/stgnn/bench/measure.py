@@ -112,7 +112,7 @@ def measure(job: Job) -> dict[str, Any]:
     section = None
     if job.task.section_key is not None:
         section = np.unique(query.obs[job.task.section_key].astype(str), return_inverse=True)[1]
-    ask = _ask_peer if job.method.group == "peers" else _annotator(job)
+    ask = asker(job)
     start, used = time.perf_counter(), cpu_seconds()
     answer = ask(job, job.task, reference, query)
     seconds, own_seconds = time.perf_counter() - start, cpu_seconds() - used
@@ -147,8 +147,13 @@ def describe_machine() -> str:
     return line
 
 
-Ask = Callable[[Job, "Task", "AnnData", "AnnData"], "Answer"]
+Ask = Callable[[Job, "Task | ScaleTask", "AnnData", "AnnData"], "Answer"]
 """Asks a method to annotate a query."""
+
+
+def asker(job: Job) -> Ask:
+    """How a method is asked to annotate, with all that it needs imported."""
+    return _ask_peer if job.method.group == "peers" else _annotator(job)
 
 
 def _annotator(job: Job) -> Ask:
@@ -163,7 +168,7 @@ def _annotator(job: Job) -> Ask:
     return lambda _, task, reference, query: _annotate(tl, method, task, reference, query)
 
 
-def _annotate(tl: ModuleType, method: Annotator, task: Task, reference: AnnData, query: AnnData) -> Answer:
+def _annotate(tl: ModuleType, method: Annotator, task: Task | ScaleTask, reference: AnnData, query: AnnData) -> Answer:
     import numpy as np
 
     from stgnn.bench.score import Answer
@@ -185,7 +190,7 @@ def _annotate(tl: ModuleType, method: Annotator, task: Task, reference: AnnData,
     )
 
 
-def _ask_peer(job: Job, task: Task, reference: AnnData, query: AnnData) -> Answer:
+def _ask_peer(job: Job, task: Task | ScaleTask, reference: AnnData, query: AnnData) -> Answer:
     import numpy as np
 
     from stgnn.bench.peers import SCORES_ONLY, annotate

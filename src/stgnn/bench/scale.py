@@ -7,17 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stgnn.bench.tasks import locate
 from stgnn.bench.tissue import SECTION_KEY, resample, tile
-from stgnn.data.schema import KEY_ADDED, OptionError, proba_key
+from stgnn.data.schema import KEY_ADDED, OptionError
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from stgnn.bench.measure import Job
 
 REFERENCE, SECTIONS = "hypothalamus_scrna", "hypothalamus_merfish_animal1"
@@ -49,6 +45,8 @@ class ScaleTask:
     n_cells: int
     n_genes: int
     title: str = ""
+    labels_key: ClassVar[str] = LABELS_KEY
+    section_key: ClassVar[str] = SECTION_KEY
 
 
 def from_record(values: dict[str, Any]) -> ScaleTask:
@@ -112,17 +110,19 @@ def measure(job: Job) -> dict[str, Any]:
     import anndata
 
     from stgnn import metrics
-    from stgnn.bench.measure import cpu_seconds, memory_gb
+    from stgnn.bench.measure import asker, cpu_seconds, memory_gb
 
     task = job.task
     if not isinstance(task, ScaleTask):
         raise TypeError(f"task: expected a ScaleTask; found {type(task).__name__}")
-    ask = _ask_peer if job.method.group == "peers" else _annotator(job)
+    ask = asker(job)
     with TemporaryDirectory() as folder:
         start, used = time.perf_counter(), cpu_seconds()
         query = anndata.read_h5ad(locate(task.query, job.data_dir))
         truth = query.obs.pop(LABELS_KEY).astype(str).to_numpy()
-        called = ask(job, anndata.read_h5ad(locate(task.reference, job.data_dir)), query)
+        called = ask(job, task, anndata.read_h5ad(locate(task.reference, job.data_dir)), query).best
+        if KEY_ADDED not in query.obs:  # a peer writes nothing onto it
+            query.obs[KEY_ADDED] = called
         query.write_h5ad(Path(folder) / "annotated.h5ad")
         costs = {"seconds": time.perf_counter() - start, "cpu_seconds": cpu_seconds() - used, "memory_gb": memory_gb()}
     classes = sorted(set(truth))
@@ -132,25 +132,3 @@ def measure(job: Job) -> dict[str, Any]:
         "cells_per_second": task.n_cells / costs["seconds"],
     }
     return costs | {"scores": scores, "details": {}}
-
-
-def _annotator(job: Job) -> Any:
-    from stgnn import tl
-    from stgnn.bench.methods import make as make_method
-
-    method = make_method(job.method, job.seed)
-
-    def ask(_: Job, reference: AnnData, query: AnnData) -> np.ndarray:
-        tl.annotate(query, reference, labels_key=LABELS_KEY, section_key=SECTION_KEY, method=method)
-        types = np.asarray(query.uns[KEY_ADDED]["types"]).astype(str)
-        return types[query.obsm[proba_key(KEY_ADDED)].to_numpy().argmax(axis=1)]
-
-    return ask
-
-
-def _ask_peer(job: Job, reference: AnnData, query: AnnData) -> np.ndarray:
-    from stgnn.bench.peers import annotate
-
-    table = annotate(job.method.cls, reference, query, LABELS_KEY, job.seed, str(job.interpreter), SECTION_KEY)
-    query.obs[KEY_ADDED] = table.columns.to_numpy()[table.to_numpy().argmax(axis=1)].astype(str)
-    return query.obs[KEY_ADDED].to_numpy().astype(str)

@@ -206,10 +206,15 @@ def load(task: Task, data_dir: str | Path) -> tuple[AnnData, AnnData, np.ndarray
     if task.without:
         reference = _remove(task, reference)
     _check_column(task, query, "section_key", task.section_key)
-    query.obs = query.obs[[] if task.section_key is None else [task.section_key]].copy()
+    strip(query, task.section_key)
+    return reference, query, truth
+
+
+def strip(query: AnnData, section_key: str | None) -> None:
+    """Leave a query nothing beside its counts but sections and places, so that nothing gives a type away."""
+    query.obs = query.obs[[] if section_key is None else [section_key]].copy()
     for key in [key for key in query.obsm if key != SPATIAL_KEY]:
         del query.obsm[key]
-    return reference, query, truth
 
 
 def locate(name: str, data_dir: str | Path) -> Path:

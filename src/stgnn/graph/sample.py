@@ -119,17 +119,18 @@ def tiles(
 
 
 def pieces(
-    coords: Float[np.ndarray, "n d"], section: Int[np.ndarray, " n"], k: int, max_cells: int, hops: int
+    coords: Float[np.ndarray, "n d"] | None, section: Int[np.ndarray, " n"], k: int, max_cells: int, hops: int
 ) -> Iterator[Tile]:
     """Cut the nodes into tiles, one after the other, with whom their cells would listen to among k nearest neighbours.
 
-    As :func:`tiles` on :func:`stgnn.graph.build.spatial_knn`, without ever holding the graph of a whole section; no
-    tile holds cells of two sections.
+    As :func:`tiles` on :func:`stgnn.graph.build.spatial_knn`, without ever holding the graph of a whole section. Up to
+    ``max_cells`` cells are one tile; of more, no tile holds cells of two sections. Cells without coordinates, which
+    listen to nobody, are cut into runs.
 
     Parameters
     ----------
     coords
-        Coordinates (n, 2 or 3).
+        Coordinates (n, 2 or 3); None without any.
     section
         Section code of each cell (n,).
     k
@@ -150,6 +151,10 @@ def pieces(
     >>> [tile.nodes.tolist() for tile in pieces(coords, section, k=2, max_cells=3, hops=1)]
     [[0, 1, 2, 3], [3, 4, 5, 2]]
     """
+    n = len(section)
+    if coords is None or n <= max_cells:
+        yield from (Tile(run, run) for run in np.array_split(np.arange(n), -(-n // max_cells)))
+        return
     for members in by_section(section):
         points = coords[members]
         tree, order = cKDTree(points), morton_order(points)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -15,7 +15,7 @@ from stgnn.data.imputed import Imputed
 from stgnn.data.schema import LabelsError, check_at_least
 from stgnn.data.subset import drop_rare
 from stgnn.data.subset import take as take_genes
-from stgnn.experts import floored, log_normalise, log_scaled
+from stgnn.experts import floored, log_normalise
 from stgnn.graph.graph import by_section
 from stgnn.graph.sample import pieces
 from stgnn.lesson import Look
@@ -33,7 +33,7 @@ from stgnn.messages import (
     weigh,
 )
 from stgnn.methods.base import Imputer
-from stgnn.standins import depths, patches, take, typical_depth
+from stgnn.standins import depths, learned_from, take, typical_depth
 from stgnn.teacher import Teaching, teach
 
 if TYPE_CHECKING:
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 
 PATCH = 4000
 """Query cells on which measured genes are held out, and moments are taken."""
-
-CELLS_PER_PATCH = 2000
-"""Size of the pieces of a large query that the teacher learns from: whole neighbourhoods."""
 
 GENES_AT_ONCE = 1000
 """Genes that are heard of together."""
@@ -122,9 +119,7 @@ class GraphImputer(Imputer):
     def impute(self, reference: Cells, query: Cells, genes: np.ndarray) -> Imputed:
         """Impute genes of the reference in the cells of a query, all of whose own genes the reference has, too."""
         self._check()
-        known, learned = take_genes(reference, query.genes), query
-        if len(query) > self.max_cells:
-            learned = take(query, patches(query, self.max_cells, CELLS_PER_PATCH, self.random_state))
+        known, learned = take_genes(reference, query.genes), learned_from(query, self.max_cells, self.random_state)
         patch = _patch(learned, self.random_state)
         trials = [self._trial(known, take(learned, patch), held) for held in self._parts(len(query.genes))]
         tried = [trial for trial in trials if trial is not None]
@@ -146,8 +141,7 @@ class GraphImputer(Imputer):
             # a measured gene is among the features that other genes speak from: it would repeat itself
             weighed = weights * (np.array(SPEAKERS) != "genes")[:, None] if own[chosen[0]] else weights
             runs.append((chosen, source, Blend.on(messages, weighed)))
-            known_of = log_scaled(counts, depth, depths(known))
-            expected[chosen] = tested.of(genes[chosen], known_of, messages, total, depth)
+            expected[chosen] = tested.of(genes[chosen], source.values, messages, total, depth)
         values = self._stream(runs, query, listen, shallow.reach(teaching.council), len(genes))
         measured = np.flatnonzero(own)
         if len(measured):
@@ -214,19 +208,15 @@ class GraphImputer(Imputer):
         n_genes: int,
     ) -> Float[np.ndarray, "n g"]:
         """Values of all cells, piece by piece of tissue, and run by run of genes."""
-        values, n = np.empty((len(query), n_genes), dtype=np.float32), len(query)
-        if query.coords is None or n <= CELLS_AT_ONCE:
-            whole = np.array_split(np.arange(n), -(-n // CELLS_AT_ONCE))
-            parts: Iterable[tuple[np.ndarray, np.ndarray]] = zip(whole, whole, strict=True)
-        else:  # neighbours pass on what they have heard: one round more than the experts need
-            most, hops = max(self.near, reach[0]), reach[1] + 1
-            found = pieces(query.coords, query.section, most, CELLS_AT_ONCE, hops)
-            parts = ((piece.core, piece.nodes) for piece in found)
-        for core, nodes in parts:
-            here = listen(nodes)
+        values = np.empty((len(query), n_genes), dtype=np.float32)
+        # neighbours pass on what they have heard: one round more than the experts need
+        most, hops = max(self.near, reach[0]), reach[1] + 1
+        for piece in pieces(query.coords, query.section, most, CELLS_AT_ONCE, hops):
+            here = listen(piece.nodes)
             by = self._relays(here)
             for chosen, source, blend in runs:
-                values[np.ix_(core, chosen)] = blend.pass_on(self._hear(source, here), by)[: len(core)]
+                own = blend.pass_on(self._hear(source, here), by)[: len(piece.core)]
+                values[np.ix_(piece.core, chosen)] = own
         return values
 
 

@@ -15,12 +15,12 @@ from stgnn import __version__, bilevel, experts, registration, shallow, siblings
 from stgnn.council import GENES_ALONE
 from stgnn.data.cells import Cells, Prediction
 from stgnn.data.schema import check_at_least
-from stgnn.graph.sample import pieces
+from stgnn.graph.sample import Tile, pieces
 from stgnn.lesson import Layout, Lesson, Look, prepare, shape_arrays, shape_from
 from stgnn.methods.base import Annotator
 from stgnn.network import Network, Parts
 from stgnn.shallow import Clusters
-from stgnn.standins import labels_of, patches, take
+from stgnn.standins import labels_of, learned_from, take
 from stgnn.students import consensus, purity
 from stgnn.teacher import Teaching
 from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
@@ -34,9 +34,6 @@ NETWORK_WEIGHT = 0.5
 
 CLUSTER_WEIGHT = 0.75
 """Weight of what pure clusters of the query are called together, where the query fully teaches itself."""
-
-CELLS_PER_PATCH = 2000
-"""Size of the pieces of a large query that are learned from: whole neighbourhoods."""
 
 THRESHOLD = 0.6
 """Cells whose rejection lies above it are unknown."""
@@ -139,8 +136,7 @@ class SpatialTransformerGNN(Annotator):
             check_at_least(name, getattr(self, name), 1)
         self.genes_, self.types_ = reference.genes, reference.types
         reference, query = self._see(reference), self._see(query)
-        if len(query) > self.max_cells:
-            query = take(query, patches(query, self.max_cells, CELLS_PER_PATCH, self.random_state))
+        query = learned_from(query, self.max_cells, self.random_state)
         folder = self._open_checkpoint(reference, query)
         teaching = self._teaching(reference, query)
         self.openness_ = teaching.openness
@@ -173,8 +169,8 @@ class SpatialTransformerGNN(Annotator):
         members = np.empty((len(clusters.centres), n), dtype=np.int32)
         joint, states, common = np.empty((n, len(self.types_))), np.empty((n, 0), dtype=np.float32), []
         features = np.empty((n if self.maps_ else 0, self.shape_.features), dtype=np.float32)
-        for core, nodes in self._pieces(query):
-            cells, inner = take(query, nodes), slice(len(core))
+        for piece in self._pieces(query):
+            core, cells, inner = piece.core, take(query, piece.nodes), slice(len(piece.core))
             seen, genes = self.shape_.see(look.at(cells))
             member = clusters.members(seen)
             verdict = self._judge(cells, seen, genes, member)
@@ -200,19 +196,12 @@ class SpatialTransformerGNN(Annotator):
         }
         return Prediction(proba.astype(np.float32), states, rejection(proba, strange, apart), THRESHOLD, details)
 
-    def _pieces(self, query: Cells) -> Iterator[tuple[Int[np.ndarray, " core"], Int[np.ndarray, " nodes"]]]:
-        """Cells to judge at once, and the same with all that they listen to; all of them where they are few."""
-        n = len(query)
-        if n <= self.cells_per_piece or self.global_tokens:  # regions of a whole section listen to each other
-            yield np.arange(n), np.arange(n)
-        elif query.coords is None:
-            for core in np.array_split(np.arange(n), -(-n // self.cells_per_piece)):
-                yield core, core
-        else:
-            most, hops = shallow.reach(self.council_)
-            most, hops = max(most, self.neighbours), max(hops, self.layers)
-            for tile in pieces(query.coords, query.section, most, self.cells_per_piece, hops):
-                yield tile.core, tile.nodes
+    def _pieces(self, query: Cells) -> Iterator[Tile]:
+        """Cells to judge at once, with all that they listen to."""
+        most, hops = shallow.reach(self.council_)
+        # regions of a whole section listen to each other
+        at_once = len(query) if self.global_tokens else self.cells_per_piece
+        return pieces(query.coords, query.section, max(most, self.neighbours), at_once, max(hops, self.layers))
 
     def _see(self, cells: Cells) -> Cells:
         """Cells without their places where no part of the model is to look at them."""
