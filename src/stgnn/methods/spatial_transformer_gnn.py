@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, final
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from stgnn import __version__, bilevel, experts, registration, shallow, siblings
 from stgnn.council import GENES_ALONE
 from stgnn.data.cells import Cells, Prediction
 from stgnn.data.schema import check_at_least
+from stgnn.data.stored import table_beside
 from stgnn.graph.sample import Tile, pieces
 from stgnn.lesson import Layout, Lesson, Look, prepare, shape_arrays, shape_from
 from stgnn.methods.base import Annotator
@@ -22,6 +25,7 @@ from stgnn.network import Network, Parts
 from stgnn.shallow import Clusters
 from stgnn.standins import labels_of, learned_from, take
 from stgnn.students import consensus, purity
+from stgnn.sweep import Said, Sweep, runs
 from stgnn.teacher import Teaching
 from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
 from stgnn.unknown import Common, discord, divergence, rejection, strangeness, usual
@@ -109,6 +113,8 @@ class SpatialTransformerGNN(Annotator):
     (120, 5)
     """
 
+    in_pieces: ClassVar[bool] = True
+
     gene_graph: bool = True
     cell_graph: bool = True
     gate: bool = True
@@ -161,40 +167,43 @@ class SpatialTransformerGNN(Annotator):
         self._confer(query, teaching)
         return self
 
-    def predict(self, query: Cells) -> Prediction:
-        """Annotate cells that have the genes the method was fitted with, a piece of tissue at a time."""
-        placed, query = query.coords is not None, self._see(query)
-        look, clusters = Look.of(query), cast(Clusters, self.council_[-1])
-        n, n_clusters = len(query), clusters.centres.shape[1]
-        members = np.empty((len(clusters.centres), n), dtype=np.int32)
-        joint, states, common = np.empty((n, len(self.types_))), np.empty((n, 0), dtype=np.float32), []
-        features = np.empty((n if self.maps_ else 0, self.shape_.features), dtype=np.float32)
-        for piece in self._pieces(query):
-            core, cells, inner = piece.core, take(query, piece.nodes), slice(len(piece.core))
-            seen, genes = self.shape_.see(look.at(cells))
-            member = clusters.members(seen)
-            verdict = self._judge(cells, seen, genes, member)
-            joint[core] = (verdict.council + NETWORK_WEIGHT * verdict.networks)[inner]
-            members[:, core] = member[:, inner]
-            common.append(Common.of(seen[inner], member[:, inner], verdict.apart[inner], n_clusters))
-            if not states.shape[1]:
-                states = np.empty((n, verdict.states.shape[1]), dtype=np.float32)
-            states[core] = verdict.states[inner]
-            if self.maps_:
-                features[core] = seen[inner]
-        joint, agreement = self._placed(joint, query, features)
-        proba = softmax(joint * self.temperature_, axis=1)
-        odd = self._odd(proba.argmax(1), members, sum(common[1:], common[0]))
-        strange, apart = (values / typical for values, typical in zip(odd, self.usual_, strict=True))
+    def predict(self, query: Cells, *, each: Callable[..., Iterable[Said]] = map) -> Prediction:
+        """Annotate cells that have the genes the method was fitted with, a piece of tissue at a time.
+
+        Tables of a query whose counts are stored are stored beside them. ``each`` judges the pieces: the builtin map,
+        or one that hands them to other processes and returns what is said in order.
+        """
+        seen, look = self._see(query), Look.of(query)
+        pieces, again = tee(self._pieces(seen))
+        sweep = Sweep.of(seen, zip(pieces, each(partial(self._say, seen, look), again), strict=True))
+        laid = registration.overlay(self.maps_, seen, sweep.features, sweep.joint, self._expected())
+        proba = table_beside(query.counts, "proba", len(self.types_), np.float32)
+        score = np.empty(len(query))
+        for rows in runs(len(query)):
+            certain = softmax((sweep.joint[rows] * self.calm_ + laid.said(seen, rows)) * self.temperature_, axis=1)
+            odd = self._odd(certain.argmax(1), sweep.members[rows].T, sweep.common)
+            score[rows] = rejection(certain, *(values / typical for values, typical in zip(odd, self.usual_)))
+            proba[rows] = certain
         details: dict[str, Any] = {
             **self.decisions_,
-            "registration": agreement,
+            "registration": laid.agreement,
             "curve": self.curve_,
             "temperature": self.temperature_,
-            "space_used": query.coords is not None and self.openness_ > 0,
-            "space": _space(query, self.openness_) if placed else "off: the query has no coordinates",
+            "space_used": seen.coords is not None and self.openness_ > 0,
+            "space": _space(seen, self.openness_) if query.coords is not None else "off: the query has no coordinates",
         }
-        return Prediction(proba.astype(np.float32), states, rejection(proba, strange, apart), THRESHOLD, details)
+        return Prediction(cast(np.ndarray, proba), cast(np.ndarray, sweep.states), score, THRESHOLD, details)
+
+    def _say(self, query: Cells, look: Look, piece: Tile) -> Said:
+        """Judge the cells in the core of a piece, all else in it being heard."""
+        cells, inner, clusters = take(query, piece.nodes), slice(len(piece.core)), cast(Clusters, self.council_[-1])
+        features, genes = self.shape_.see(look.at(cells))
+        members = clusters.members(features)
+        verdict = self._judge(cells, features, genes, members)
+        common = Common.of(features[inner], members[:, inner], verdict.apart[inner], clusters.centres.shape[1])
+        joint = (verdict.council + NETWORK_WEIGHT * verdict.networks)[inner]
+        kept = features[inner] if self.maps_ else np.empty((len(joint), 0), dtype=np.float32)
+        return Said(joint, verdict.states[inner], members[:, inner].T.astype(np.int32), kept, common)
 
     def _pieces(self, query: Cells) -> Iterator[Tile]:
         """Cells to judge at once, with all that they listen to."""
@@ -242,7 +251,8 @@ class SpatialTransformerGNN(Annotator):
         self.decisions_ = {**self.decisions_, "cluster_purity": pure}
         joint = council + weight * experts.floored(together) + NETWORK_WEIGHT * said
         self.calm_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
-        joint, _ = self._placed(joint, query, view.features)
+        laid = registration.overlay(self.maps_, query, view.features, joint, self._expected())
+        joint = joint * self.calm_ + laid.said(query, slice(None))
         self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
         common = Common.of(view.features, members, verdict.apart, clusters.centres.shape[1])
         self.usual_ = [usual(values) for values in self._odd(joint.argmax(1), members, common)]
@@ -256,13 +266,9 @@ class SpatialTransformerGNN(Annotator):
         """
         return strangeness(kind, members, common, self.means_), discord(members, common)
 
-    def _placed(
-        self, joint: Float[np.ndarray, "n c"], query: Cells, features: Float[np.ndarray, "n f"]
-    ) -> tuple[Float[np.ndarray, "n c"], dict[str, float]]:
-        """Join what the maps say of each cell's place, once the rest is as sure as it should be."""
-        expected = cast(float, self.decisions_["expected_accuracy"])
-        placed, agreement = registration.overlay(self.maps_, query, features, joint, expected)
-        return joint * self.calm_ + placed, agreement
+    def _expected(self) -> float:
+        """Accuracy expected of all that is said but by maps."""
+        return cast(float, self.decisions_["expected_accuracy"])
 
     def _judge(
         self,
