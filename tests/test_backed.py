@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Writing zarr v2", "ignore:Variab
 
 @pytest.fixture
 def pair(monkeypatch):
-    """A reference and a query that counts as large; the query has cells in a random order, one empty, and a gene twice."""
+    """A reference and a query that counts as large: cells in a random order, one of them empty, and a gene twice."""
     monkeypatch.setattr(backed, "LARGE", 100)
     monkeypatch.setattr(backed, "_AT_ONCE", 64)
     reference, query = toy(n_cells=300, random_state=1)
