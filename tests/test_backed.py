@@ -98,11 +98,11 @@ def test_what_needs_all_cells_is_read_whole(pair, tmp_path):
     reference.write_h5ad(tmp_path / "reference.h5ad")
     query.X = sp.csc_matrix(query.X)  # stored gene by gene
     query.write_h5ad(tmp_path / "query.h5ad")
-    assert not backed.stays(tmp_path / "query.h5ad")
+    assert not backed.stays(tmp_path / "query.h5ad", 100)
     tl.annotate_file(tmp_path / "query.h5ad", tmp_path / "a.h5ad", tmp_path / "reference.h5ad", method="logistic")
     query.X = sp.csr_matrix(query.X)
     query.write_h5ad(tmp_path / "query.h5ad")
-    assert backed.stays(tmp_path / "query.h5ad")
+    assert backed.stays(tmp_path / "query.h5ad", 100)
     tl.annotate_file(tmp_path / "query.h5ad", tmp_path / "b.h5ad", tmp_path / "reference.h5ad", method="logistic")
     same(anndata.read_h5ad(tmp_path / "a.h5ad"), anndata.read_h5ad(tmp_path / "b.h5ad"))
 

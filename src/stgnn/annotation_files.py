@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stgnn.annotation import annotate, check_asked, chosen_for, fitted_as, parameters_of
 from stgnn.data.files import check_output, open_h5ad_or_zarr, write_atomically
-from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, FileError
+from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, FileError, OptionError
 
 if TYPE_CHECKING:
     from stgnn.data.cells import Cells
@@ -40,6 +40,7 @@ def annotate_file(
     save_model: str | Path | None = None,
     device: str = "auto",
     random_state: int = 0,
+    scheduler: str | None = None,
 ) -> None:
     """Annotate a file as :func:`stgnn.tl.annotate` annotates AnnData, in memory that a large section does not fill.
 
@@ -62,6 +63,9 @@ def annotate_file(
         Name of a method, or a method with hyper-parameters of one's own; see :func:`stgnn.tl.annotate`.
     key_added, model, save_model, device, random_state
         See :func:`stgnn.tl.annotate`.
+    scheduler
+        Address of a dask scheduler, whose workers judge the pieces, or ``"local"`` for processes of this machine;
+        workers must see the folder of ``output`` under the same path. Fitting stays here.
 
     Returns
     -------
@@ -109,10 +113,15 @@ def annotate_file(
         save_model,
         device,
         random_state,
+        scheduler,
     )
     check_asked(reference, model, save_model, resolution, device, random_state)
     whole = recover_counts or cells_key is not None or asked.query.suffix != asked.output.suffix
-    if whole or not backed.stays(asked.query) or not _in_pieces(asked):
+    whole = whole or not backed.stays(asked.query, backed.LARGE if scheduler is None else 0)
+    if whole or not _in_pieces(asked):
+        if scheduler is not None:
+            expected = "none for what is held whole in memory: spots, other methods, files of two kinds, ..."
+            raise OptionError("scheduler", expected=expected, found=repr(scheduler))
         _at_once(asked)
     shutil.rmtree(asked.checkpoint, ignore_errors=True)
 
@@ -139,6 +148,7 @@ class _Asked:
     save_model: str | Path | None
     device: str
     random_state: int
+    scheduler: str | None
 
     @property
     def checkpoint(self) -> Path:
@@ -174,9 +184,12 @@ def _at_once(asked: _Asked) -> None:
 
 def _in_pieces(asked: _Asked) -> bool:
     """Annotate a piece of tissue at a time; False if that is not how the method chosen works."""
+    from stgnn.cluster import judges
     from stgnn.data import backed
     from stgnn.data.backed_results import write_copy
     from stgnn.methods.base import check_model_folder
+    from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
+    from stgnn.sweep import here
     from stgnn.train import progress
 
     if asked.save_model is not None:
@@ -190,14 +203,15 @@ def _in_pieces(asked: _Asked) -> bool:
         um_per_unit=asked.um_per_unit,
     )
     method, chosen, known, matched = _matched(asked, source.cells)
-    if not method.in_pieces:
+    if not isinstance(method, SpatialTransformerGNN):
         return False
     with _scratch(asked.checkpoint) as folder:
         with progress("reading", matched.n_source) as watch:
             query = source.read(matched, folder, watch)
         if known is not None:
             method.fit(known, query)
-        prediction = method.predict(query)
+        with nullcontext(here) if asked.scheduler is None else judges(asked.scheduler, folder) as each:
+            prediction = method.predict(query, each=each)
         if asked.save_model is not None:
             method.save(asked.save_model)
         with progress("writing", query.n_source) as watch:

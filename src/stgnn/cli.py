@@ -53,6 +53,7 @@ def _cli(ctx: click.Context) -> None:
 @click.option("--report", type=click.Path(path_type=Path), help="HTML file to write a report to.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--random-state", default=0, show_default=True, type=Number(int, "a whole number"), help="Seed.")
+@click.option("--scheduler", help="Dask scheduler, tcp://..., or local: its workers judge pieces of the query.")
 @VERBOSE
 def _annotate(
     query: Path,
@@ -74,6 +75,7 @@ def _annotate(
     report: Path | None,
     device: str,
     random_state: int,
+    scheduler: str | None,
     verbose: bool,
 ) -> None:
     """Annotate the cells of QUERY, a .h5ad or .zarr with raw counts.
@@ -114,6 +116,7 @@ def _annotate(
             save_model=save_model,
             device=device,
             random_state=random_state,
+            scheduler=scheduler,
         )
         if report is not None:
             write_report(

@@ -103,13 +103,13 @@ class Backed:
                 watch(values.shape[0])
 
 
-def stays(path: Path) -> bool:
-    """Whether a file holds a large section, and counts that can be read some cells at a time."""
+def stays(path: Path, least: int) -> bool:
+    """Whether a file holds more cells than ``least``, and counts that can be read some cells at a time."""
     if path.suffix not in SUFFIXES or not path.exists():
         return False
     try:
         with opened(path) as file:
-            if len(file["obs"][file["obs"].attrs["_index"]]) <= LARGE or EXPRESSION_KEY in file.get("uns", {}):
+            if len(file["obs"][file["obs"].attrs["_index"]]) <= least or EXPRESSION_KEY in file.get("uns", {}):
                 return False
             candidates = find_candidates(cast("AnnData", _Skeleton(file)), None, "query")
             return all(candidate.matrix is not None for candidate in candidates)

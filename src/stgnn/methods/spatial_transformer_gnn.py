@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, final
+from typing import TYPE_CHECKING, Any, Self, cast, final
 
 import numpy as np
 import torch
@@ -23,9 +22,9 @@ from stgnn.lesson import Layout, Lesson, Look, prepare, shape_arrays, shape_from
 from stgnn.methods.base import Annotator
 from stgnn.network import Network, Parts
 from stgnn.shallow import Clusters
-from stgnn.standins import labels_of, learned_from, take
+from stgnn.standins import labels_of, learned_from
 from stgnn.students import consensus, purity
-from stgnn.sweep import Said, Sweep, runs
+from stgnn.sweep import Each, Piece, Said, Sweep, here, runs
 from stgnn.teacher import Teaching
 from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
 from stgnn.unknown import Common, discord, divergence, rejection, strangeness, usual
@@ -113,8 +112,6 @@ class SpatialTransformerGNN(Annotator):
     (120, 5)
     """
 
-    in_pieces: ClassVar[bool] = True
-
     gene_graph: bool = True
     cell_graph: bool = True
     gate: bool = True
@@ -167,15 +164,16 @@ class SpatialTransformerGNN(Annotator):
         self._confer(query, teaching)
         return self
 
-    def predict(self, query: Cells, *, each: Callable[..., Iterable[Said]] = map) -> Prediction:
+    def predict(self, query: Cells, *, each: Each = here) -> Prediction:
         """Annotate cells that have the genes the method was fitted with, a piece of tissue at a time.
 
-        Tables of a query whose counts are stored are stored beside them. ``each`` judges the pieces: the builtin map,
-        or one that hands them to other processes and returns what is said in order.
+        Tables of a query whose counts are stored are stored beside them.
         """
         seen, look = self._see(query), Look.of(query)
-        pieces, again = tee(self._pieces(seen))
-        sweep = Sweep.of(seen, zip(pieces, each(partial(self._say, seen, look), again), strict=True))
+        tiles, again = tee(self._tiles(seen))
+        said = each(_say, self, (Piece.of(seen, tile, look) for tile in again))
+        with progress("annotating", len(query)) as watch:
+            sweep = Sweep.of(seen, zip(tiles, said, strict=True), watch)
         laid = registration.overlay(self.maps_, seen, sweep.features, sweep.joint, self._expected())
         proba = table_beside(query.counts, "proba", len(self.types_), np.float32)
         score = np.empty(len(query))
@@ -194,18 +192,7 @@ class SpatialTransformerGNN(Annotator):
         }
         return Prediction(cast(np.ndarray, proba), cast(np.ndarray, sweep.states), score, THRESHOLD, details)
 
-    def _say(self, query: Cells, look: Look, piece: Tile) -> Said:
-        """Judge the cells in the core of a piece, all else in it being heard."""
-        cells, inner, clusters = take(query, piece.nodes), slice(len(piece.core)), cast(Clusters, self.council_[-1])
-        features, genes = self.shape_.see(look.at(cells))
-        members = clusters.members(features)
-        verdict = self._judge(cells, features, genes, members)
-        common = Common.of(features[inner], members[:, inner], verdict.apart[inner], clusters.centres.shape[1])
-        joint = (verdict.council + NETWORK_WEIGHT * verdict.networks)[inner]
-        kept = features[inner] if self.maps_ else np.empty((len(joint), 0), dtype=np.float32)
-        return Said(joint, verdict.states[inner], members[:, inner].T.astype(np.int32), kept, common)
-
-    def _pieces(self, query: Cells) -> Iterator[Tile]:
+    def _tiles(self, query: Cells) -> Iterator[Tile]:
         """Cells to judge at once, with all that they listen to."""
         most, hops = shallow.reach(self.council_)
         # regions of a whole section listen to each other
@@ -387,3 +374,15 @@ def _space(query: Cells, openness: float) -> str:
     if openness == 0:
         return "off: neighbours add nothing to a cell's own expression here"
     return f"on: the cell level counts for {openness:.2f}, the gene level for {1 - openness:.2f}"
+
+
+def _say(model: SpatialTransformerGNN, piece: Piece) -> Said:
+    """Judge the cells in the core of a piece, all else in it being heard."""
+    cells, inner, clusters = piece.read(), slice(piece.n_core), cast(Clusters, model.council_[-1])
+    features, genes = model.shape_.see(piece.look.at(cells))
+    members = clusters.members(features)
+    verdict = model._judge(cells, features, genes, members)
+    common = Common.of(features[inner], members[:, inner], verdict.apart[inner], clusters.centres.shape[1])
+    joint = (verdict.council + NETWORK_WEIGHT * verdict.networks)[inner]
+    kept = features[inner] if model.maps_ else np.empty((len(joint), 0), dtype=np.float32)
+    return Said(joint, verdict.states[inner], members[:, inner].T.astype(np.int32), kept, common)
