@@ -41,7 +41,7 @@ def _cli(ctx: click.Context) -> None:
 
 @_cli.command("annotate", short_help="Annotate a spatial data set from an annotated reference.")
 @click.argument("query", type=click.Path(path_type=Path))
-@click.option("--reference", type=click.Path(path_type=Path), help="Annotated cells, .h5ad or .zarr, with raw counts.")
+@click.option("--reference", type=click.Path(path_type=Path), help="Annotated cells, with raw counts: as QUERY.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Where to write, .h5ad or .zarr.")
 @reading_options
 @click.option(
@@ -81,12 +81,12 @@ def _annotate(
     random_state: int,
     verbose: bool,
 ) -> None:
-    """Annotate the cells of QUERY, a .h5ad or .zarr with raw counts.
+    """Annotate the cells of QUERY: a .h5ad or .zarr with raw counts, or the folder that a platform wrote.
 
     Writes OUTPUT: the query with the results under KEY-ADDED. A run on cells that was killed resumes when the same
     command is run again; one on spots starts anew.
     """
-    from stgnn.data.files import check_output, open_h5ad_or_zarr, write_atomically
+    from stgnn.data.files import check_output
 
     inputs = [path for path in (query, reference) if path is not None]
     check_output(output, inputs=inputs)
@@ -100,9 +100,11 @@ def _annotate(
         )
     with log_to_stderr(verbose):
         from stgnn import tl
+        from stgnn.data import platforms
 
-        adata = open_h5ad_or_zarr(query, "query")
-        known = None if reference is None else open_h5ad_or_zarr(reference, "reference")
+        adata = platforms.read(query, "query", um_per_unit=um_per_unit)
+        known = None if reference is None else platforms.read(reference, "reference", um_per_unit=um_per_unit)
+        section_key = section_key or platforms.section_key_of(adata)
         checkpoint = output.with_name(output.name + ".checkpoint")
         tl.annotate(
             adata,
@@ -137,7 +139,7 @@ def _annotate(
                 reference_layer=reference_layer,
                 recover_counts=recover_counts,
             )
-        write_atomically(adata, output)
+        platforms.write(adata, output, query)
         shutil.rmtree(checkpoint, ignore_errors=True)
     _summarise(adata, key_added, [path for path in (output, report, save_model) if path is not None])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stgnn.data.columns import read_numbers
+from stgnn.data.columns import in_micrometres, read_numbers
 from stgnn.data.resolution import RESOLUTIONS, resolution_of
 from stgnn.data.results import check_adata
 from stgnn.data.schema import (
@@ -172,7 +172,8 @@ def annotate(
             um_per_unit=um_per_unit,
         )
         known, query = cells.align(known, query)
-        chosen, why = _resolution(resolution, method, query, known, scaled=um_per_unit is not None)
+        scaled = um_per_unit is not None or (spatial_key == SPATIAL_KEY and in_micrometres(adata))
+        chosen, why = _resolution(resolution, method, query, known, scaled=scaled)
         query = note(query, *why)
         fitted = _method(method, chosen, checkpoint, device, random_state)
         _check_resolution(fitted, resolution)

@@ -10,9 +10,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from stgnn.data import genes as gene_names
+from stgnn.data import platforms
 from stgnn.data.columns import read_coords, read_labels, read_sections, unique_names
 from stgnn.data.counts import expected_counts, find_counts
-from stgnn.data.files import open_h5ad_or_zarr
 from stgnn.data.results import check_key_added, write
 from stgnn.data.schema import (
     EXPRESSION_KEY,
@@ -303,7 +303,7 @@ def _adata(source: Any, argument: str) -> AnnData:
     from anndata import AnnData
 
     if isinstance(source, (str, Path)):
-        return open_h5ad_or_zarr(source, argument)
+        return platforms.read(source, argument)
     if not isinstance(source, AnnData):
         hint = "pass one of its tables: sdata.tables[...]" if hasattr(source, "tables") else ""
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,7 +176,7 @@ def check_output(path: str | Path, *, argument: str = "output", inputs: Iterable
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise FileError(argument, expected="a folder to write to", found=f"{str(folder)!r}, which is not writable")
-    if any(Path(source).resolve() == path.resolve() for source in inputs):
+    if any(path.resolve() in (Path(source).resolve(), *Path(source).resolve().parents) for source in inputs):
         raise FileError(
             argument, expected="another file than the inputs", found=repr(str(path)), hint="choose another name"
         )
@@ -209,18 +209,48 @@ def write_atomically(adata: AnnData, path: str | Path) -> None:
     ...     os.listdir(folder)
     ['eye.h5ad']
     """
+
+    def fill(partial: Path) -> None:
+        if Path(path).suffix == ".h5ad":
+            adata.write_h5ad(partial, convert_strings_to_categoricals=False)
+        else:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Writing zarr v2", category=UserWarning)
+                adata.write_zarr(partial, convert_strings_to_categoricals=False)
+
+    replace_atomically(path, fill)
+
+
+def replace_atomically(path: str | Path, fill: Callable[[Path], None]) -> None:
+    """Put a file or folder in place so that it appears whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Where: ``.h5ad`` or ``.zarr``. An earlier one there is replaced.
+    fill
+        Writes it under the name that it is given.
+
+    Raises
+    ------
+    FileError
+        If it cannot be written; nothing is left behind then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     replace_atomically(folder + "/a.zarr", lambda path: path.mkdir())
+    ...     os.listdir(folder)
+    ['a.zarr']
+    """
     path = check_output(path)
     partial = path.with_name(path.name + PARTIAL)
     old = path.with_name(path.name + ".old" + PARTIAL)
     try:
         _remove(partial)
         _restore(old, path)
-        if path.suffix == ".h5ad":
-            adata.write_h5ad(partial, convert_strings_to_categoricals=False)
-        else:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Writing zarr v2", category=UserWarning)
-                adata.write_zarr(partial, convert_strings_to_categoricals=False)
+        fill(partial)
         _flush(partial)
         if path.is_dir():  # a filled folder cannot be replaced in one step
             os.replace(path, old)
