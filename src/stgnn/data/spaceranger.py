@@ -19,7 +19,7 @@ from stgnn.data.levels import aggregate, grid_to_places
 from stgnn.data.schema import FileError, InputError, OptionError
 from stgnn.data.slide import Slide, check_slide, merge_genes, same_mpp
 from stgnn.data.tables import damaged, rows_of
-from stgnn.data.tenx import AS_WRITTEN, read_matrix, read_positions
+from stgnn.data.tenx import AS_WRITTEN, find_positions, read_matrix, read_positions
 
 __all__ = ["read_space_ranger"]
 
@@ -74,7 +74,7 @@ def read_space_ranger(
     factors = read_factors(folder / "spatial" / "scalefactors_json.json")
     positions = read_positions(folder / "spatial")
     barcodes, counts, symbols, notes = read_matrix(folder / _MATRIX)
-    table = positions.iloc[rows_of(barcodes, positions.index)]
+    table = positions.iloc[rows_of(barcodes, positions.index, find_positions(folder / "spatial").name)]
     square = factors.get("bin_size_um")
     mpp = scale_of(factors, positions, mpp)
     total = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()

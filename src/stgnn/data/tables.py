@@ -47,7 +47,7 @@ def read_table(path: Path, texts: tuple[str, ...] = ()) -> pd.DataFrame:
         raise damaged(path, error) from error
 
 
-def rows_of(names: np.ndarray, known: pd.Index, table: str = "the table of positions") -> np.ndarray:
+def rows_of(names: np.ndarray, known: pd.Index, table: str) -> np.ndarray:
     """Row of each barcode of a matrix in another table.
 
     Parameters
@@ -57,7 +57,7 @@ def rows_of(names: np.ndarray, known: pd.Index, table: str = "the table of posit
     known
         Those of the table, unique.
     table
-        What the table is called, for messages.
+        Name of its file, for messages.
 
     Returns
     -------

@@ -13,7 +13,16 @@ from stgnn.data.counts import find_problem
 from stgnn.data.schema import CoordinatesError, CountsError, FileError, number_of
 from stgnn.data.tables import damaged, read_table
 
-__all__ = ["AS_WRITTEN", "GENE", "Features", "check_features", "read_features", "read_matrix", "read_positions"]
+__all__ = [
+    "AS_WRITTEN",
+    "GENE",
+    "Features",
+    "check_features",
+    "find_positions",
+    "read_features",
+    "read_matrix",
+    "read_positions",
+]
 
 AS_WRITTEN = "pass the folder outs that Space Ranger wrote, as it is"
 GENE = "Gene Expression"
@@ -62,15 +71,10 @@ def read_positions(folder: Path) -> pd.DataFrame:
     CoordinatesError
         If barcodes repeat, or places are not numbers.
     """
-    path = next((folder / name for name in _POSITIONS if (folder / name).is_file()), None)
-    if path is None:
-        raise FileError(
-            "source",
-            expected=f"one of {', '.join(_POSITIONS)}",
-            found=f"none of them in {str(folder)!r}",
-            hint=AS_WRITTEN,
-        )
+    path = find_positions(folder)
     table = _read_positions(path)
+    if not len(table):
+        raise FileError("source", expected=f"barcodes in {path.name!r}", found="none", hint=AS_WRITTEN)
     missing = [column for column in _COLUMNS if column not in table]
     if missing:
         found = f"no {', '.join(missing)} in {path.name!r}"
@@ -86,6 +90,21 @@ def read_positions(folder: Path) -> pd.DataFrame:
         found = f"{bad} of {len(table)} barcodes without in {path.name!r}"
         raise CoordinatesError("source", expected="finite numbers for every barcode", found=found)
     return numbers
+
+
+def find_positions(folder: Path) -> Path:
+    """Find the table that :func:`read_positions` reads.
+
+    Raises
+    ------
+    FileError
+        If there is none.
+    """
+    for name in _POSITIONS:
+        if (folder / name).is_file():
+            return folder / name
+    expected, found = f"one of {', '.join(_POSITIONS)}", f"none of them in {str(folder)!r}"
+    raise FileError("source", expected=expected, found=found, hint=AS_WRITTEN)
 
 
 def _read_positions(path: Path) -> pd.DataFrame:

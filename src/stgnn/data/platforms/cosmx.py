@@ -86,6 +86,8 @@ def read(path: Path) -> AnnData:
     check_names(table.index, other)
     places, notes = _places(table, other, path)
     rows = rows_of(names.to_numpy(), table.index, other.name)
+    left = len(table) - len(rows)
+    notes += [f"{left} of {len(table)} cells in {other.name} are not in {source.name}"] if left else []
     outside = int((~inside).sum())
     if outside:
         notes.append(f"counts of {number_of(outside, 'field')} that lie in no cell left out")

@@ -54,13 +54,13 @@ def read_counts(
     Raises
     ------
     FileError
-        If the file is damaged, or a row has fewer values than there are columns.
+        If the file is damaged, a row has fewer values than there are columns, or the last one does not end.
     """
     is_text = np.array([column in names for column in columns])
     kinds = {number: str if text else np.float32 for number, text in enumerate(is_text)}
     texts, blocks, n_rows = [], [], 0
     try:
-        chunks = pd.read_csv(
+        with pd.read_csv(
             path,
             sep=separator,
             header=None,
@@ -69,17 +69,17 @@ def read_counts(
             index_col=False,
             dtype=kinds,
             chunksize=max(1, _VALUES // len(columns)),
-        )
-        for chunk in chunks:
-            values = chunk.iloc[:, ~is_text].to_numpy(dtype=np.float32)
-            gaps = np.isnan(values).any(axis=1)
-            if gaps.any():
-                raise ValueError(
-                    f"row {n_rows + int(gaps.argmax()) + 1} has fewer values than the {len(columns)} columns"
-                )
-            texts.append(chunk.iloc[:, is_text].astype(str))
-            blocks.append(sp.csr_matrix(values))
-            n_rows += len(chunk)
+        ) as chunks:
+            for chunk in chunks:
+                values = chunk.iloc[:, ~is_text].to_numpy(dtype=np.float32)
+                gaps = np.isnan(values).any(axis=1)
+                if gaps.any():
+                    row = n_rows + int(gaps.argmax()) + 1
+                    raise ValueError(f"row {row} has fewer values than the {len(columns)} columns")
+                texts.append(chunk.iloc[:, is_text].astype(str))
+                blocks.append(sp.csr_matrix(values))
+                n_rows += len(chunk)
+        _check_end(path)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in the readers
@@ -89,3 +89,13 @@ def read_counts(
     table = pd.concat(texts, ignore_index=True)
     table.columns = [column for column, text in zip(columns, is_text) if text]
     return table, sp.vstack(blocks, format="csr")
+
+
+def _check_end(path: Path) -> None:
+    """Refuse a file whose last line does not end: its last number may be cut. Packed files tell by themselves."""
+    if path.suffix == ".gz":
+        return
+    with open(path, "rb") as file:
+        file.seek(-1, 2)
+        if file.read() not in (b"\n", b"\r"):
+            raise ValueError("the last line does not end")

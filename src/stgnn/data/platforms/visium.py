@@ -14,7 +14,7 @@ from stgnn.data.platforms.mtx import read_either
 from stgnn.data.schema import FileError
 from stgnn.data.spaceranger import read_factors, scale_of
 from stgnn.data.tables import damaged, rows_of
-from stgnn.data.tenx import AS_WRITTEN, read_positions
+from stgnn.data.tenx import AS_WRITTEN, find_positions, read_positions
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,7 +68,7 @@ def read(path: Path) -> AnnData:
     features, _ = read_either(folder, _MATRIX, AS_WRITTEN)
     factors = read_factors(folder / "spatial" / "scalefactors_json.json")
     positions = read_positions(folder / "spatial")
-    table = positions.iloc[rows_of(features.barcodes, positions.index)]
+    table = positions.iloc[rows_of(features.barcodes, positions.index, find_positions(folder / "spatial").name)]
     mpp = scale_of(factors, positions)
     places = table[_PLACE].to_numpy(dtype=np.float64)
     facts = _image(folder, factors, mpp)
