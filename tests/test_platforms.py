@@ -166,6 +166,12 @@ def test_what_nobody_knows_is_told_what_is_known(tmp_path):
     assert "another" in refusal(FileError, stgnn.read, tmp_path / "cells.csv")
 
 
+def test_a_folder_of_folders_says_which_to_pass(tmp_path):
+    folders.xenium(tmp_path / "output-region-1", SECTION)
+    message = refusal(FileError, stgnn.read, tmp_path)
+    assert message.endswith(f"pass {tmp_path / 'output-region-1'}")
+
+
 def test_h5ad_and_zarr_are_read_as_they_are(tmp_path):
     REFERENCE.write_h5ad(tmp_path / "a.h5ad")
     adata = stgnn.read(tmp_path / "a.h5ad")

@@ -66,7 +66,7 @@ def annotate(
     adata
         Cells to annotate (cells, genes), with raw counts; labels they may have are never looked at.
     reference
-        Annotated cells, dissociated or spatial: AnnData, or the path of a ``.h5ad`` or ``.zarr``. Never modified. None
+        Annotated cells, dissociated or spatial: AnnData, or a path that :func:`stgnn.read` knows. Never modified. None
         with ``model``.
     labels_key
         Column of ``reference.obs`` with the types.
@@ -80,7 +80,7 @@ def annotate(
     recover_counts
         Whether log-normalised values may be turned back into counts.
     um_per_unit
-        Micrometres per unit of the coordinates.
+        Micrometres per unit of the coordinates, where these are not in micrometres since :func:`stgnn.read`.
     resolution
         "cell": one type each; "spot": shares of all types in each; "auto" decides by whether places lie on a lattice,
         and says so in ``uns[key_added]["notes"]``.

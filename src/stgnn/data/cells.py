@@ -10,7 +10,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from stgnn.data import genes as gene_names
-from stgnn.data import platforms
 from stgnn.data.columns import read_coords, read_labels, read_sections, unique_names
 from stgnn.data.counts import expected_counts, find_counts
 from stgnn.data.results import check_key_added, write
@@ -128,7 +127,7 @@ def read_reference(
     Parameters
     ----------
     source
-        AnnData (cells, genes), or the path of a ``.h5ad`` or ``.zarr``. Never modified.
+        AnnData (cells, genes), or a path that :func:`stgnn.read` knows. Never modified.
     labels_key
         Column of ``obs`` with the types.
     section_key
@@ -186,7 +185,7 @@ def read_query(
     Parameters
     ----------
     source
-        AnnData (cells, genes), or the path of a ``.h5ad`` or ``.zarr``. Never modified.
+        AnnData (cells, genes), or a path that :func:`stgnn.read` knows. Never modified.
     section_key
         Column of ``obs`` with the section of each cell; None for one section.
     spatial_key
@@ -303,11 +302,13 @@ def _adata(source: Any, argument: str) -> AnnData:
     from anndata import AnnData
 
     if isinstance(source, (str, Path)):
+        from stgnn.data import platforms
+
         return platforms.read(source, argument)
     if not isinstance(source, AnnData):
         hint = "pass one of its tables: sdata.tables[...]" if hasattr(source, "tables") else ""
         raise InputError(
-            argument, expected="AnnData or the path of a .h5ad or .zarr", found=type(source).__name__, hint=hint
+            argument, expected="AnnData or a path", found=type(source).__name__, hint=hint
         )
     if 0 in source.shape:
         raise InputError(argument, expected="cells and genes", found=f"{source.n_obs} cells and {source.n_vars} genes")

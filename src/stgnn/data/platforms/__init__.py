@@ -93,16 +93,21 @@ def _read(path: Path, argument: str) -> AnnData:
         return loom.read(path)
     if path.is_file() and path.suffix == ".h5":
         return mtx.read(path)
-    if path.is_dir():
-        for platform in FOLDERS:
-            if platform.looks_like(path):
-                return platform.read(path)
+    platform = _platform_of(path)
+    if platform is not None:
+        return platform.read(path)
+    inside = [str(part) for part in sorted(path.glob("*")) if _platform_of(part)]
     raise FileError(
         argument,
         expected="a file or folder of a known layout",
-        found=f"{'another' if path.exists() else 'no file or folder'} {str(path)!r}",
-        hint=f"known are .h5ad and .zarr; {layouts()}",
+        found=f"{'another' if path.exists() else 'no file or folder'}, {str(path)!r}",
+        hint=f"pass {' or '.join(inside[:3])}" if inside else f"known are .h5ad and .zarr; {layouts()}",
     )
+
+
+def _platform_of(folder: Path) -> ModuleType | None:
+    """Platform whose files lie in a folder."""
+    return next((platform for platform in FOLDERS if folder.is_dir() and platform.looks_like(folder)), None)
 
 
 def write(adata: AnnData, path: str | Path, source: str | Path) -> None:

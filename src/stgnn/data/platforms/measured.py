@@ -130,7 +130,9 @@ def _writable(obs: pd.DataFrame) -> pd.DataFrame:
     """Columns that every AnnData file can hold: those of mixed values become text."""
     obs = obs.copy()
     for column in obs.columns:
-        if obs[column].dtype == object:
+        if obs[column].dtype.kind in "mM":
+            obs[column] = obs[column].astype(str)
+        elif obs[column].dtype == object:
             obs[column] = obs[column].map(lambda value: value.decode() if isinstance(value, bytes) else value)
             obs[column] = obs[column].fillna("").astype(str)
     obs.columns = [str(column).replace("/", "|") for column in obs.columns]

@@ -27,7 +27,9 @@ _IMAGES = ("morphology_focus_filepath", "morphology_mip_filepath", "morphology_f
 
 def looks_like(path: Path) -> bool:
     """Whether a folder is of Xenium."""
-    return (path / _MATRIX).is_dir() or any((path / name).is_file() for name in (_EXPERIMENT, f"{_MATRIX}.h5", *_CELLS))
+    return (path / _MATRIX).is_dir() or any(
+        (path / name).is_file() for name in (_EXPERIMENT, f"{_MATRIX}.h5", *_CELLS[:2])
+    )
 
 
 def read(path: Path) -> AnnData:
