@@ -307,9 +307,7 @@ def _adata(source: Any, argument: str) -> AnnData:
         return platforms.read(source, argument)
     if not isinstance(source, AnnData):
         hint = "pass one of its tables: sdata.tables[...]" if hasattr(source, "tables") else ""
-        raise InputError(
-            argument, expected="AnnData or a path", found=type(source).__name__, hint=hint
-        )
+        raise InputError(argument, expected="AnnData or a path", found=type(source).__name__, hint=hint)
     if 0 in source.shape:
         raise InputError(argument, expected="cells and genes", found=f"{source.n_obs} cells and {source.n_vars} genes")
     return source

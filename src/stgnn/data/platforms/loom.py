@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from stgnn.data.platforms.measured import Measured, check_counts, to_anndata
+from stgnn.data.platforms.finding import check_counts
+from stgnn.data.platforms.measured import Measured, to_anndata
 from stgnn.data.schema import FileError
 from stgnn.data.tables import damaged
 from stgnn.data.tenx import GENE, Features

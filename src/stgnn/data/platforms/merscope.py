@@ -9,16 +9,8 @@ import numpy as np
 import pandas as pd
 
 from stgnn.data.platforms.csvs import read_counts, read_header
-from stgnn.data.platforms.measured import (
-    Measured,
-    check_counts,
-    check_names,
-    find_file,
-    has_file,
-    join,
-    places_of,
-    to_anndata,
-)
+from stgnn.data.platforms.finding import check_counts, check_names, find_file, has_file, places_of
+from stgnn.data.platforms.measured import Measured, join, to_anndata
 from stgnn.data.tables import read_table, rows_of
 from stgnn.data.tenx import GENE, Features
 

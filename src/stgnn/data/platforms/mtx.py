@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from stgnn.data.platforms.measured import Measured, find_file, has_file, to_anndata
+from stgnn.data.platforms.finding import find_file, has_file
+from stgnn.data.platforms.measured import Measured, to_anndata
 from stgnn.data.schema import FileError
 from stgnn.data.tables import damaged
 from stgnn.data.tenx import GENE, Features, check_features, read_features

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from stgnn.data.platforms.measured import Measured, check_names, find_file, read_json, to_anndata
+from stgnn.data.platforms.finding import check_names, find_file, read_json
+from stgnn.data.platforms.measured import Measured, to_anndata
 from stgnn.data.platforms.mtx import read_either
 from stgnn.data.schema import FileError
 from stgnn.data.spaceranger import read_factors, scale_of

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from stgnn.data.platforms.measured import Measured, check_names, places_of, read_json, to_anndata
+from stgnn.data.platforms.finding import check_names, places_of, read_json
+from stgnn.data.platforms.measured import Measured, to_anndata
 from stgnn.data.platforms.mtx import read_either
 from stgnn.data.schema import FileError, InputError
 from stgnn.data.tables import read_table, rows_of
