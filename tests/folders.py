@@ -186,6 +186,10 @@ def merscope(folder: Path, section: AnnData, first: int = 1_108_000_000_000_000_
     facts = {"fov": 7, "volume": 512.25, "center_x": places[:, 0], "center_y": places[:, 1], "min_x": places[:, 0] - 4}
     cells = pd.DataFrame(facts, index=ids)
     cells.sample(frac=1, random_state=1).to_csv(folder / "cell_metadata.csv")
+    (folder / "images").mkdir()
+    (folder / "images" / "micron_to_mosaic_pixel_transform.csv").write_text("9.25 0 -185\n0 9.25 370\n0 0 1\n")
+    for depth in range(3):
+        (folder / "images" / f"mosaic_DAPI_z{depth}.tif").write_bytes(b"")
     return folder
 
 

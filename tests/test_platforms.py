@@ -307,6 +307,30 @@ def test_merscope_ids_stay_whole_and_blanks_are_counted(tmp_path):
     assert adata.obs["volume"].eq(512.25).all()
 
 
+def test_merscope_tells_where_its_image_lies(tmp_path):
+    path = folders.merscope(tmp_path / "run", SECTION)
+    source = stgnn.read(path).uns["stgnn_source"]
+    assert source["image"].endswith("mosaic_DAPI_z1.tif")
+    assert source["um_per_pixel"] == pytest.approx(1 / 9.25)
+    np.testing.assert_allclose(source["image_origin_um"], [20, -40])
+    transform = path / "images" / "micron_to_mosaic_pixel_transform.csv"
+    transform.write_text("9.25 0")
+    assert transform.name in refusal(FileError, stgnn.read, path)
+    transform.unlink()
+    assert "image" not in stgnn.read(path).uns["stgnn_source"]
+
+
+def test_merscope_of_later_versions_names_its_first_column(tmp_path):
+    path = folders.merscope(tmp_path / "run", SECTION)
+    for name in ("cell_by_gene.csv", "cell_metadata.csv"):
+        lines = (path / name).read_text().splitlines(keepends=True)
+        lines[0] = {"cell_by_gene.csv": "cell,", "cell_metadata.csv": "EntityID,"}[name] + lines[0].split(",", 1)[1]
+        (path / name).write_text("".join(lines))
+    adata = stgnn.read(path)
+    check_counts(adata)
+    assert adata.obs_names[1] == "1108000000000000002"
+
+
 def test_regions_are_sections(tmp_path, capsys):
     for number in (0, 1):
         folders.merscope(tmp_path / "run" / f"region_{number}", SECTION, first=1 + 1000 * number)
@@ -318,7 +342,8 @@ def test_regions_are_sections(tmp_path, capsys):
     assert adata.obs_names[120] == "region_1_1001"
     assert adata.uns["stgnn"]["parameters"]["section_key"] == "section"
     assert platforms.section_key_of(adata) == "section"
-    assert "region_1: 3 features" in notes_of(adata) or "region_1: " in notes_of(adata)
+    assert "2 sections, told apart in obs['section']: region_0, region_1" in notes_of(adata)
+    assert "region_1: 3 features that are no genes left out: 3 Blank" in notes_of(adata)
 
 
 def test_large_tables_are_read_in_pieces(tmp_path, monkeypatch):
@@ -418,6 +443,15 @@ def test_every_layout_of_mtx_is_read(tmp_path, options):
     assert adata.obs_names.tolist() == SECTION.obs_names.tolist()
     assert adata.var["gene_ids"]["Gene3"] == "ENSG00000000003"
     assert "unit" not in adata.uns["stgnn_source"]
+
+
+@pytest.mark.parametrize("name", ["matrix.mtx", "features.tsv", "barcodes.tsv"])
+def test_plain_parts_of_mtx_that_end_too_early_are_named(tmp_path, name):
+    path = folders.mtx(tmp_path / "run", SECTION, packed=False)
+    lines = (path / name).read_text().splitlines(keepends=True)
+    for text in ("".join(lines[:-3]), "".join(lines)[:-2], ""):
+        (path / name).write_text(text)
+        assert name in refusal(FileError, stgnn.read, path)
 
 
 def test_outs_of_cell_ranger_and_a_single_h5_are_read(tmp_path):

@@ -96,6 +96,20 @@ def test_centres_lie_in_the_shared_space_and_regions_are_sections(tmp_path):
     assert any("pass um_per_unit" in sentence for sentence in adata.uns["stgnn_source"]["notes"])
 
 
+def test_labels_are_regions_too(tmp_path):
+    from spatialdata.models import Labels2DModel, TableModel
+
+    labels = np.zeros((40, 60), dtype=np.int64)
+    labels[4:9, 10:21], labels[20:31, 40:43] = 5, 9
+    table = AnnData(SECTION.X[:2].copy(), var=SECTION.var.copy(), obs=pd.DataFrame(index=["a", "b"]))
+    table.obs["region"], table.obs["label"] = pd.Categorical(["nuclei"] * 2), [9, 5]
+    table = TableModel.parse(table, region="nuclei", region_key="region", instance_key="label")
+    sdata = spatialdata.SpatialData(labels={"nuclei": Labels2DModel.parse(labels)}, tables={"table": table})
+    sdata.write(tmp_path / "in.zarr")
+    places = stgnn.read(tmp_path / "in.zarr").obsm["spatial"]
+    np.testing.assert_allclose(places - places[1], [[26, 19], [0, 0]])
+
+
 def test_a_result_as_h5ad_keeps_the_link(tmp_path):
     path = write(tmp_path / "in.zarr")
     adata = stgnn.read(path)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from stgnn.data.schema import CoordinatesError, FileError, InputError
 
-__all__ = ["damaged", "read_table", "rows_of"]
+__all__ = ["check_end", "damaged", "read_table", "rows_of"]
 
 
 def read_table(path: Path, texts: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -30,14 +30,16 @@ def read_table(path: Path, texts: tuple[str, ...] = ()) -> pd.DataFrame:
     Raises
     ------
     FileError
-        If the file is damaged.
+        If the file is damaged, or its last line does not end.
     InputError
         If parquet cannot be read here.
     """
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+        table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+        check_end(path)
+        return table
     except MemoryError:
         raise
     except ImportError as error:
@@ -92,3 +94,19 @@ def damaged(path: Path, error: Exception) -> FileError:
         found=f"{str(path)!r}, which cannot be read ({type(error).__name__}: {error})",
         hint="it may be truncated: copy it again",
     )
+
+
+def check_end(path: Path) -> None:
+    """Refuse a text whose last line does not end: its last number may be cut. Packed files tell by themselves.
+
+    Raises
+    ------
+    ValueError
+        If so.
+    """
+    if path.suffix == ".gz":
+        return
+    with open(path, "rb") as file:
+        file.seek(-1, 2)
+        if file.read() not in (b"\n", b"\r"):
+            raise ValueError("the last line does not end")

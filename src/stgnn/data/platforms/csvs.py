@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from stgnn.data.tables import damaged
+from stgnn.data.tables import check_end, damaged
 
 _VALUES = 1 << 24
 """Values in memory at a time: 64 MiB as float32."""
@@ -79,7 +79,7 @@ def read_counts(
                 texts.append(chunk.iloc[:, is_text].astype(str))
                 blocks.append(sp.csr_matrix(values))
                 n_rows += len(chunk)
-        _check_end(path)
+        check_end(path)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in the readers
@@ -89,13 +89,3 @@ def read_counts(
     table = pd.concat(texts, ignore_index=True)
     table.columns = [column for column, text in zip(columns, is_text) if text]
     return table, sp.vstack(blocks, format="csr")
-
-
-def _check_end(path: Path) -> None:
-    """Refuse a file whose last line does not end: its last number may be cut. Packed files tell by themselves."""
-    if path.suffix == ".gz":
-        return
-    with open(path, "rb") as file:
-        file.seek(-1, 2)
-        if file.read() not in (b"\n", b"\r"):
-            raise ValueError("the last line does not end")

@@ -45,7 +45,7 @@ class Measured:
     obs
         What else the files say of each cell, with a row for each (cells, columns).
     facts
-        More for ``uns``: image, its scale, versions.
+        More for ``uns``: ``image``, ``um_per_pixel``, ``image_origin_um`` (its corner, if not at 0), versions.
     notes
         What was done, in sentences.
     """
@@ -143,6 +143,7 @@ def join(sections: Mapping[str, AnnData]) -> AnnData:
     sources = {name: adata.uns[SOURCE_KEY] for name, adata in sections.items()}
     notes = [f"{name}: {sentence}" for name, source in sources.items() for sentence in source["notes"]]
     lost = max(adata.n_vars for adata in sections.values()) - joined.n_vars
+    notes.insert(0, f"{len(sections)} sections, told apart in obs[{SECTION_KEY!r}]: {', '.join(sections)}")
     notes += [f"{number_of(lost, 'gene')} that not all sections have left out"] if lost else []
     first = next(iter(sources.values()))
     joined.uns[SOURCE_KEY] = first | {"section_key": SECTION_KEY, "notes": np.array(notes, dtype=object)}

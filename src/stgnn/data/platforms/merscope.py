@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from stgnn.data.platforms.csvs import read_counts, read_header
 from stgnn.data.platforms.finding import check_counts, check_names, find_file, has_file, places_of
 from stgnn.data.platforms.measured import Measured, join, to_anndata
-from stgnn.data.tables import read_table, rows_of
+from stgnn.data.tables import damaged, read_table, rows_of
 from stgnn.data.tenx import GENE, Features
 
 if TYPE_CHECKING:
@@ -79,6 +79,25 @@ def _read_region(folder: Path) -> AnnData:
     left = len(table) - len(rows)
     notes = [f"{left} of {len(table)} cells in {other.name} are not in {source.name}"] if left else []
     kinds = np.array(["Blank" if name.lower().startswith("blank") else GENE for name in genes], dtype=object)
+    facts = _image(folder)
     features = Features(names.to_numpy(dtype=object), counts, genes, genes, kinds)
     obs = table.drop(columns=_CENTRE).iloc[rows]
-    return to_anndata(Measured(features, places[rows], obs=obs, notes=notes), NAME)
+    return to_anndata(Measured(features, places[rows], obs=obs, facts=facts, notes=notes), NAME)
+
+
+def _image(folder: Path) -> dict[str, Any]:
+    """The mosaic of nuclei, its scale, and where its corner lies, if it is there."""
+    path = folder / "images" / "micron_to_mosaic_pixel_transform.csv"
+    mosaics = sorted((folder / "images").glob("mosaic_DAPI_z*.tif"))
+    if not path.is_file() or not mosaics:
+        return {}
+    try:
+        to_pixels = np.loadtxt(path)
+        scale, shift = np.diag(to_pixels)[:2], to_pixels[:2, 2]
+        if to_pixels.shape != (3, 3) or not (scale > 0).all():
+            raise ValueError("no matrix of 3 by 3 that scales")
+    except (OSError, ValueError, IndexError) as error:
+        raise damaged(path, error) from error
+    # several depths are there; the middle one is in focus
+    image = mosaics[len(mosaics) // 2]
+    return {"image": str(image), "um_per_pixel": float(1 / scale[0]), "image_origin_um": -shift / scale}

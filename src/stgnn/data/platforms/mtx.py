@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from stgnn.data.platforms.finding import find_file, has_file
 from stgnn.data.platforms.measured import Measured, to_anndata
 from stgnn.data.schema import FileError
-from stgnn.data.tables import damaged
+from stgnn.data.tables import check_end, damaged
 from stgnn.data.tenx import GENE, Features, check_features, read_features
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def _lines(path: Path) -> pd.DataFrame:
     """Read a table without a header, as text."""
     try:
         table = pd.read_csv(path, sep="\t", header=None, dtype=str, keep_default_na=False, quoting=3)
+        check_end(path)
     except Exception as error:  # a damaged file can fail anywhere in the readers
         raise damaged(path, error) from error
     short = (table == "").any(axis=1)

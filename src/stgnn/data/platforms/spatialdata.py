@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from stgnn.data.files import replace_atomically
-from stgnn.data.schema import SECTION_KEY, SOURCE_KEY, SPATIAL_KEY, CoordinatesError, FileError, InputError, nearest
-from stgnn.data.tables import damaged
+from stgnn.data.schema import SECTION_KEY, SOURCE_KEY, SPATIAL_KEY, CoordinatesError, FileError, nearest
+from stgnn.data.sdata_slides import open_spatialdata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,7 +22,6 @@ LAYOUT = "a .zarr with tables, or one of them as x.zarr/tables/name"
 
 _ELEMENTS = ("images", "labels", "points", "shapes", "tables")
 _ATTRS = "spatialdata_attrs"
-_INSTALL = "pip install 'stgnn[spatialdata]'"
 
 
 def looks_like(path: Path) -> bool:
@@ -84,18 +83,9 @@ def read(path: Path) -> AnnData:
 
 
 def _open(store: Path) -> Any:
-    try:
-        import spatialdata
-    except ImportError as error:
-        raise InputError("source", expected="spatialdata, to read it", found="none", hint=_INSTALL) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its dependencies, which users of this package cannot act on
-            return spatialdata.read_zarr(store)
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged store can fail anywhere in the readers
-        raise damaged(store, error) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of spatialdata's dependencies, which users of this package cannot act on
+        return open_spatialdata(store)
 
 
 def _choose(names: list[str], wanted: str | None, store: Path) -> str:
