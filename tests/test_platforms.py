@@ -76,6 +76,7 @@ def test_a_folder_becomes_a_table_and_a_report(tmp_path, capsys, platform):
     assert written.n_obs == SECTION.n_obs
     assert (written.obs["stgnn"].astype(str) == SECTION.obs["cell_type"].astype(str).to_numpy()).mean() > 0.6
     assert "<svg" in report.read_text(encoding="utf-8") or "<img" in report.read_text(encoding="utf-8")
+    assert f"read as {WRITERS[platform][1]}" in written.uns["stgnn"]["notes"]
     again = stgnn.read(output)  # what was read once is not scaled again
     assert again.uns["stgnn_source"]["path"] == str(path)
     if "spatial" in written.obsm:
@@ -305,6 +306,21 @@ def test_merscope_ids_stay_whole_and_blanks_are_counted(tmp_path):
     assert adata.obs_names[1] == "1108000000000000002"
     assert "3 features that are no genes left out: 3 Blank" in notes_of(adata)
     assert adata.obs["volume"].eq(512.25).all()
+
+
+def test_ids_are_texts_not_numbers(tmp_path):
+    path = folders.merscope(tmp_path / "run", SECTION, first=1000)
+    for name in ("cell_by_gene.csv", "cell_metadata.csv"):
+        (path / name).write_text(re.sub(r"^1", "001", (path / name).read_text(), flags=re.M))
+    assert stgnn.read(path).obs_names[2] == "001002"
+
+
+def test_a_row_with_a_gap_is_told(tmp_path):
+    path = folders.merscope(tmp_path / "run", SECTION)
+    lines = (path / "cell_by_gene.csv").read_text().splitlines()
+    lines[5] = ",".join(lines[5].split(",")[:-3])
+    (path / "cell_by_gene.csv").write_text("\n".join(lines) + "\n")
+    assert "row 5 has fewer values than the 64 columns" in refusal(FileError, stgnn.read, path)
 
 
 def test_merscope_tells_where_its_image_lies(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from stgnn.data import genes as gene_names
-from stgnn.data.columns import read_coords, read_labels, read_sections, unique_names
+from stgnn.data.columns import read_coords, read_labels, read_sections, reading_notes, unique_names
 from stgnn.data.counts import expected_counts, find_counts
 from stgnn.data.results import check_key_added, write
 from stgnn.data.schema import (
@@ -342,6 +342,7 @@ def _read(
         types=(),
         rows=np.arange(adata.n_obs),
         n_source=adata.n_obs,
+        notes=reading_notes(adata),
         other_ids={column: ids[first] for column, ids in gene_names.other_ids(found.var).items()},
     )
     return note(cells, *notes)

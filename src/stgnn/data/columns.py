@@ -177,6 +177,12 @@ def in_micrometres(adata: AnnData) -> bool:
     return isinstance(source, Mapping) and source.get("unit") == "um"
 
 
+def reading_notes(adata: AnnData) -> tuple[str, ...]:
+    """What a reader of a platform's files did, in sentences."""
+    source = adata.uns.get(SOURCE_KEY)
+    return tuple(str(sentence) for sentence in source.get("notes", ())) if isinstance(source, Mapping) else ()
+
+
 def read_coords(
     adata: AnnData, spatial_key: str, um_per_unit: float | None, argument: str
 ) -> tuple[np.ndarray | None, list[str]]:
