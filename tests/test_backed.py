@@ -86,7 +86,7 @@ def test_counts_are_read_as_the_gate_reads_them(pair, tmp_path, where):
             query.layers["counts"] = query.X.copy()
         query.X = query.X.log1p()
     query.write_h5ad(tmp_path / "query.h5ad")
-    known, wanted = align(read_reference(reference), read_query(query, section_key="section"))
+    _, wanted = align(read_reference(reference), read_query(query, section_key="section"))
     source = backed.open_query(tmp_path / "query.h5ad", section_key="section")
     _, matched = match(read_reference(reference), source.cells)
     told = []

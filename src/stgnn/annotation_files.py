@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stgnn.annotation import annotate, check_asked, chosen_for, fitted_as, parameters_of
-from stgnn.data.files import check_output, open_h5ad_or_zarr, write_atomically
+from stgnn.data.files import check_output
 from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, FileError, OptionError
 
 if TYPE_CHECKING:
+    from stgnn.data.backed import Backed
     from stgnn.data.cells import Cells
     from stgnn.methods.base import Annotator
 
@@ -52,11 +53,12 @@ def annotate_file(
     Parameters
     ----------
     query
-        ``.h5ad`` or ``.zarr`` of the cells to annotate, with raw counts; never modified.
+        Cells to annotate, with raw counts: a path that :func:`stgnn.read` knows; never modified.
     output
-        Where to write, of the same kind as ``query`` if that is large. A run that was killed resumes when called again.
+        Where to write, ``.h5ad`` or ``.zarr``, of the same kind as ``query`` if that is large. A run that was killed
+        resumes when called again.
     reference
-        ``.h5ad`` or ``.zarr`` of annotated cells; None with ``model``.
+        Annotated cells: a path that :func:`stgnn.read` knows; None with ``model``.
     labels_key, section_key, spatial_key, layer, reference_layer, recover_counts, um_per_unit, resolution, cells_key
         See :func:`stgnn.tl.annotate`.
     method
@@ -158,12 +160,15 @@ class _Asked:
 
 def _at_once(asked: _Asked) -> None:
     """Annotate in memory."""
-    adata = open_h5ad_or_zarr(asked.query, "query")
+    from stgnn.data import platforms
+
+    scale = asked.um_per_unit
+    adata = platforms.read(asked.query, "query", um_per_unit=scale)
     annotate(
         adata,
-        None if asked.reference is None else open_h5ad_or_zarr(asked.reference, "reference"),
+        None if asked.reference is None else platforms.read(asked.reference, "reference", um_per_unit=scale),
         labels_key=asked.labels_key,
-        section_key=asked.section_key,
+        section_key=asked.section_key or platforms.section_key_of(adata),
         spatial_key=asked.spatial_key,
         layer=asked.layer,
         reference_layer=asked.reference_layer,
@@ -179,7 +184,7 @@ def _at_once(asked: _Asked) -> None:
         device=asked.device,
         random_state=asked.random_state,
     )
-    write_atomically(adata, asked.output)
+    platforms.write(adata, asked.output, asked.query)
 
 
 def _in_pieces(asked: _Asked) -> bool:
@@ -202,7 +207,7 @@ def _in_pieces(asked: _Asked) -> bool:
         layer=asked.layer,
         um_per_unit=asked.um_per_unit,
     )
-    method, chosen, known, matched = _matched(asked, source.cells)
+    method, chosen, known, matched = _matched(asked, source)
     if not isinstance(method, SpatialTransformerGNN):
         return False
     with _scratch(asked.checkpoint) as folder:
@@ -228,23 +233,24 @@ def _in_pieces(asked: _Asked) -> bool:
     return True
 
 
-def _matched(asked: _Asked, query: Cells) -> tuple[Annotator, str, Cells | None, Cells]:
+def _matched(asked: _Asked, source: Backed) -> tuple[Annotator, str, Cells | None, Cells]:
     """The method, fitted if a model is given; the resolution; the reference, if there is one; the query's genes."""
+    from stgnn.data import platforms
     from stgnn.data.cells import match, pick_genes, read_reference
     from stgnn.data.subset import drop_empty, drop_rare
 
     if asked.reference is None:
         fitted = fitted_as(asked.model, asked.device, asked.resolution)
-        return fitted, asked.resolution, None, pick_genes(query, fitted.genes_)
+        return fitted, asked.resolution, None, pick_genes(source.cells, fitted.genes_)
     known = read_reference(
-        asked.reference,
+        platforms.read(asked.reference, "reference", um_per_unit=asked.um_per_unit),
         labels_key=asked.labels_key,
         section_key=asked.section_key,
         spatial_key=asked.spatial_key,
         layer=asked.reference_layer,
         um_per_unit=asked.um_per_unit,
     )
-    known, query = match(known, query)
+    known, query = match(known, source.cells)
     known = drop_rare(drop_empty(known, "reference"))
     made, chosen, query = chosen_for(
         query,
@@ -254,7 +260,7 @@ def _matched(asked: _Asked, query: Cells) -> tuple[Annotator, str, Cells | None,
         asked.checkpoint,
         asked.device,
         asked.random_state,
-        scaled=asked.um_per_unit is not None,
+        scaled=source.scaled,
     )
     return made, chosen, known, query
 
