@@ -135,6 +135,7 @@ def annotate(
     """
     from stgnn.data import cells
     from stgnn.methods.base import check_model_folder
+    from stgnn.train import is_first_process
 
     check_adata(adata)
     check_asked(reference, model, save_model, resolution, device, random_state)
@@ -172,7 +173,7 @@ def annotate(
     prediction = fitted.predict(query)
     if _of_spots(fitted, chosen):
         prediction = _with_abundance(prediction, query, n_cells)
-    if save_model is not None:
+    if save_model is not None and is_first_process():
         fitted.save(save_model)
     if copy:
         adata = adata.copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from stgnn.data.backed import Backed
     from stgnn.data.cells import Cells
     from stgnn.methods.base import Annotator
-
-_SCRATCH = "cells"
 
 
 def annotate_file(
@@ -94,6 +93,7 @@ def annotate_file(
     True
     """
     from stgnn.data import backed
+    from stgnn.train import is_first_process
 
     inputs = [Path(path) for path in (query, reference) if path is not None]
     asked = _Asked(
@@ -125,7 +125,8 @@ def annotate_file(
             expected = "none for what is held whole in memory: spots, other methods, files of two kinds, ..."
             raise OptionError("scheduler", expected=expected, found=repr(scheduler))
         _at_once(asked)
-    shutil.rmtree(asked.checkpoint, ignore_errors=True)
+    if is_first_process():
+        shutil.rmtree(asked.checkpoint, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ class _Asked:
 def _at_once(asked: _Asked) -> None:
     """Annotate in memory."""
     from stgnn.data import platforms
+    from stgnn.train import is_first_process
 
     scale = asked.um_per_unit
     adata = platforms.read(asked.query, "query", um_per_unit=scale)
@@ -184,7 +186,8 @@ def _at_once(asked: _Asked) -> None:
         device=asked.device,
         random_state=asked.random_state,
     )
-    platforms.write(adata, asked.output, asked.query)
+    if is_first_process():
+        platforms.write(adata, asked.output, asked.query)
 
 
 def _in_pieces(asked: _Asked) -> bool:
@@ -195,7 +198,7 @@ def _in_pieces(asked: _Asked) -> bool:
     from stgnn.methods.base import check_model_folder
     from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
     from stgnn.sweep import here
-    from stgnn.train import progress
+    from stgnn.train import is_first_process, progress
 
     if asked.save_model is not None:
         check_model_folder(asked.save_model)
@@ -215,6 +218,8 @@ def _in_pieces(asked: _Asked) -> bool:
             query = source.read(matched, folder, watch)
         if known is not None:
             method.fit(known, query)
+        if not is_first_process():  # it has helped to fit, and one process writes
+            return True
         with nullcontext(here) if asked.scheduler is None else judges(asked.scheduler, folder) as each:
             prediction = method.predict(query, each=each)
         if asked.save_model is not None:
@@ -273,7 +278,7 @@ def _options(asked: _Asked) -> dict[str, Any]:
 @contextmanager
 def _scratch(checkpoint: Path) -> Iterator[Path]:
     """A folder for arrays of one run, which is gone in the end."""
-    folder = checkpoint / _SCRATCH
+    folder = checkpoint / f"cells-{os.getpid()}"  # processes under torchrun each have one
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)

@@ -97,6 +97,7 @@ def _annotate(
     with log_to_stderr(verbose):
         from stgnn import tl
         from stgnn.data import platforms
+        from stgnn.train import is_first_process
 
         tl.annotate_file(
             query,
@@ -119,6 +120,8 @@ def _annotate(
             random_state=random_state,
             scheduler=scheduler,
         )
+        if not is_first_process():
+            return
         if report is not None:
             annotated = platforms.read(output, "output")
             known = None if reference is None else platforms.read(reference, "reference", um_per_unit=um_per_unit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast, final
@@ -26,7 +27,7 @@ from stgnn.standins import labels_of, learned_from
 from stgnn.students import consensus, purity
 from stgnn.sweep import Each, Piece, Said, Sweep, here, runs
 from stgnn.teacher import Teaching
-from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
+from stgnn.train import Plan, find_device, fingerprint, progress, seed_of, shared
 from stgnn.unknown import Common, discord, divergence, rejection, strangeness, usual
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class SpatialTransformerGNN(Annotator):
         self.genes_, self.types_ = reference.genes, reference.types
         reference, query = self._see(reference), self._see(query)
         query = learned_from(query, self.max_cells, self.random_state)
-        folder = self._open_checkpoint(reference, query)
+        (folder,) = shared([partial(self._open_checkpoint, reference, query)])
         teaching = self._teaching(reference, query)
         self.openness_ = teaching.openness
         self.shape_, lesson = prepare(
@@ -156,11 +157,11 @@ class SpatialTransformerGNN(Annotator):
         self.decisions_, labels = teaching.facts, labels_of(reference)
         kinds = range(len(reference.types))
         self.means_ = np.stack([teaching.scale.reference[labels == k].mean(0) for k in kinds])
-        self.networks_: list[Network] = []
-        self.curve_: list[dict[str, float]] = []
         with progress("training", self.members * max(self.rounds, 1) * self.steps) as watch:
-            for member in range(self.members):
-                self.networks_.append(self._train(member, lesson, folder, watch))
+            train = [partial(self._train, member, lesson, folder, watch) for member in range(self.members)]
+            trained = shared(train)
+        self.networks_ = [network for network, _ in trained]
+        self.curve_ = [record for _, curve in trained for record in curve]
         self._confer(query, teaching)
         return self
 
@@ -293,7 +294,9 @@ class SpatialTransformerGNN(Annotator):
         own = {field.name: getattr(self, field.name) for field in fields(Parts) if hasattr(self, field.name)}
         return Network(self.shape_, Parts(**own)).to(find_device(self.device))
 
-    def _train(self, member: int, lesson: Lesson, folder: Path | None, watch: Callable[[int], None]) -> Network:
+    def _train(
+        self, member: int, lesson: Lesson, folder: Path | None, watch: Callable[[int], None]
+    ) -> tuple[Network, list[dict[str, float]]]:
         seed = seed_of(self.random_state, member)
         network = self._network(seed)
         if folder is not None:
@@ -310,8 +313,7 @@ class SpatialTransformerGNN(Annotator):
             checkpoint=folder,
             watch=watch,
         )
-        self.curve_ += [{"member": float(member), **record} for record in curve]
-        return network
+        return network, [{"member": float(member), **record} for record in curve]
 
     def _open_checkpoint(self, reference: Cells, query: Cells) -> Path | None:
         """Folder of this very work: what other data or options left behind is not resumed."""
