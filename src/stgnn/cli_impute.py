@@ -37,23 +37,25 @@ def impute(
     random_state: int,
     verbose: bool,
 ) -> None:
-    """Impute the genes that QUERY lacks and denoise those that it has; a .h5ad or .zarr with raw counts.
+    """Impute the genes that QUERY lacks and denoise those that it has: a file, or the folder that a platform wrote.
 
     Writes OUTPUT: the cells of the query with the genes of the reference, and how far each gene can be relied on.
     """
-    from stgnn.data.files import check_output, open_h5ad_or_zarr, write_atomically
+    from stgnn.data.files import check_output, write_atomically
 
     check_output(output, inputs=[query, reference])
     chosen = None if genes is None else read_genes(genes)
     with log_to_stderr(verbose):
         from stgnn import tl
+        from stgnn.data import platforms
 
+        adata = platforms.read(query, "query", um_per_unit=um_per_unit)
         imputed = tl.impute(
-            open_h5ad_or_zarr(query, "query"),
-            open_h5ad_or_zarr(reference, "reference"),
+            adata,
+            platforms.read(reference, "reference", um_per_unit=um_per_unit),
             genes=chosen,
             labels_key=labels_key,
-            section_key=section_key,
+            section_key=section_key or platforms.section_key_of(adata),
             spatial_key=spatial_key,
             layer=layer,
             reference_layer=reference_layer,
