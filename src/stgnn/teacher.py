@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,12 +116,12 @@ def teach(reference: Cells, query: Cells, *, selector: bool, random_state: int) 
     council = convene(reference, query, random_state)
     names, portable = list(council.log_probas), list(council.experts)
     said = {name: floored(log) for name, log in council.log_probas.items()}
-    everyone, alone, accuracy, usual = _audition(reference, query, council, random_state)
+    spatial = query.coords is not None
+    audition, gain = _audition(reference, query, council, random_state, context=spatial)
+    everyone, alone, accuracy, usual = audition
     excess = disagreement([said[name] for name in portable]) - usual
     distance = platform_distance(reference, query, council.scale.composition)
     trust = float(np.clip(2 * distance - 1, 0, 1))
-    spatial = query.coords is not None
-    gain = context_gain(reference, query, council.scale, random_state) if spatial else 0.0
     # look-alikes cannot show what a real platform does to each expert, nor to what neighbours say
     openness = max(float(np.clip(10 * gain, 0, 1)), _context_share(portable, alone), trust) if spatial else 0.0
     if not selector:
@@ -190,13 +191,19 @@ def _self_taught(
 
 
 def _audition(
-    reference: Cells, query: Cells, council: Council, random_state: int
-) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Weights of all experts and of the portable ones, joint accuracy, and disagreement, on the stand-ins."""
+    reference: Cells, query: Cells, council: Council, random_state: int, *, context: bool
+) -> tuple[tuple[np.ndarray, np.ndarray, float, float], float]:
+    """Weights of all experts and of the portable ones, joint accuracy, and disagreement, on the stand-ins.
+
+    Also what context gains, where it is asked for: neither waits for the other.
+    """
     everyone, alone, right, apart = [], [], [], []
     pairs = stand_ins(reference, query, council.scale.composition, random_state)
-    heard = shared([partial(_heard, kept, target, random_state) for kept, target, _ in pairs])
-    for (_, _, truth), said in zip(pairs, heard, strict=True):
+    work: list[Callable[[], Any]] = [partial(_heard, kept, target, random_state) for kept, target, _ in pairs]
+    if context:
+        work.append(partial(context_gain, reference, query, council.scale, random_state))
+    results = shared(work)
+    for (_, _, truth), said in zip(pairs, results, strict=False):
         logs = [floored(said[name]) for name in council.log_probas]
         own = [floored(said[name]) for name in council.experts]
         everyone.append(stack(logs, truth, len(reference.types)))
@@ -204,7 +211,8 @@ def _audition(
         joint = sum(w * log for w, log in zip(everyone[-1], logs, strict=True))
         right.append((joint.argmax(1) == truth).mean())
         apart.append(disagreement(own))
-    return np.mean(everyone, 0), np.mean(alone, 0), float(np.mean(right)), float(np.mean(apart))
+    judged = np.mean(everyone, 0), np.mean(alone, 0), float(np.mean(right)), float(np.mean(apart))
+    return judged, results[-1] if context else 0.0
 
 
 def _heard(reference: Cells, query: Cells, random_state: int) -> dict[str, np.ndarray]:
