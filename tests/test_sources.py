@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,7 +51,8 @@ def stomics_file() -> bytes:
     section.layers["count"] = section.X.copy()
     section.X = sp.csr_matrix(section.X).log1p().astype(np.float32)
     section.obs["annotation"] = np.resize(["neuron", "glia"], section.n_obs)
-    section.obs = section.obs[["annotation"]]
+    section.obs["section"] = np.repeat(["left", "right"], section.n_obs // 2)
+    section.obs = section.obs[["annotation", "section"]]
     section.obsm["spatial"] = np.column_stack([section.obsm["spatial"], np.zeros(section.n_obs)])
     return as_bytes(section)
 
@@ -306,6 +308,7 @@ def test_a_folder_is_named_by_the_user(tmp_path, monkeypatch):
         name = place.removesuffix(".h5ad").removeprefix("cells/").removeprefix("histology/")
         assert datasets.fetch(f"folder:{name}", data_dir=tmp_path) == tmp_path / place
     monkeypatch.setenv("STGNN_DATA", str(tmp_path))
+    assert "did you mean 'c/d'" in refusal(FileError, datasets.fetch, "folder:c")
     assert "did you mean 'b'" in refusal(FileError, datasets.fetch, "folder:bb")
 
 
@@ -321,7 +324,8 @@ def test_census_draws_cells_of_each_type(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cellxgene_census", fake_census())
     adata = anndata.read_h5ad(datasets.fetch("census:mouse/brain", per_type=5, cache=tmp_path))
     assert adata.obs["cell_type"].value_counts().to_dict() == {"neuron": 5, "glia": 3}
-    assert adata.obs_names.tolist() == [str(row) for row in adata.obs["row"]]
+    assert adata.obs_names.tolist() == [str(row) for row in adata.obs["soma_joinid"]]
+    assert adata.var_names.tolist() == ["ENSMUSG1", "ENSMUSG2"]
     monkeypatch.setitem(sys.modules, "cellxgene_census", None)  # it is here now
     assert datasets.fetch("census:mouse/brain", per_type=5, cache=tmp_path).is_file()
     assert len(datasets.search("mus_musculus", cache=tmp_path)) == 1
@@ -343,7 +347,7 @@ def fake_census() -> types.ModuleType:
         return cells[column_names]
 
     def get_anndata(census, organism, obs_coords, obs_column_names):
-        obs = cells.set_index("soma_joinid").loc[obs_coords].assign(row=obs_coords).reset_index(drop=True)
+        obs = cells.set_index("soma_joinid").loc[obs_coords[::-1]].reset_index()[obs_column_names[:2]]
         obs.index = obs.index.astype(str)
         var = pd.DataFrame({"feature_id": ["ENSMUSG1", "ENSMUSG2"]}, index=["0", "1"])
         return anndata.AnnData(np.ones((len(obs), 2), dtype=np.float32), obs, var)
@@ -378,7 +382,7 @@ def test_get_says_what_to_pass_next(server, tmp_path, capsys, stomics_file):
     assert (code, err) == (0, ""), err
     path = tmp_path / "stomics" / "STDS0000001" / "a.h5ad"
     assert f"--reference {path} --labels-key annotation --reference-layer count" in out
-    assert f"stgnn annotate {path} --layer count" in out
+    assert f"stgnn annotate {path} --layer count --section-key section" in out
     assert "3 axes" in out
 
 
@@ -435,6 +439,16 @@ def test_get_refuses_in_one_line_and_leaves_no_file(server, tmp_path, capsys, st
     code, out, err = run(capsys, *words)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert not [found for found in left_in(tmp_path) if found.startswith(name)]
+
+
+def test_what_is_no_anndata_is_refused(server, tmp_path, capsys):
+    with h5py.File(tmp_path / "other.h5ad", "w") as file:
+        file["weights"] = np.ones(3)
+    server.files[f"{STUDY}/other.h5ad"] = (tmp_path / "other.h5ad").read_bytes()
+    words = ["get", "stomics:STDS0000001/other.h5ad", "--cache", str(tmp_path / "cache"), "--site", server.url]
+    code, out, err = run(capsys, *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert str(tmp_path / "cache" / "stomics") in err
 
 
 def test_a_mirror_of_what_has_none_is_refused(tmp_path, capsys):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stgnn.data.fetch import check_checksum
+from stgnn.data.fetch import alone, check_checksum
 from stgnn.data.fetch import fetch as fetch_file
 from stgnn.data.schema import FileError, check_at_least, check_option
 from stgnn.data.simulated_spots import SpotDesign, simulate_spots
@@ -135,9 +134,14 @@ def _from_census(address: str, key: str, per_type: int, shelves: Path, web: Web)
     query = census.parse(key)
     entry = Entry(f"{address.rstrip('/')}/{per_type} a type.h5ad", f"Census, {query.tissue}, {query.organism}")
     path = shelf.path_of(entry, shelves)
-    if not path.is_file():
-        census.download(query, path, per_type=per_type, web=web)
-        shelf.remember(entry.address, [replace(entry, path=str(path))], shelves)
+    if path.is_file():
+        return path
+    if web.offline:
+        raise needs_network(address)
+    with alone(path):
+        if not path.is_file():  # by another process, while this one waited
+            census.download(query, path, per_type=per_type)
+        shelf.remember(entry.address, [entry], shelves)
     return path
 
 

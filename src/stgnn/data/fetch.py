@@ -15,7 +15,7 @@ from stgnn.data.files import PARTIAL
 from stgnn.data.schema import FileError, OptionError
 from stgnn.data.web import ONLINE, Web, complete, forget, needs_network
 
-__all__ = ["check_checksum", "fetch"]
+__all__ = ["alone", "check_checksum", "fetch"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def fetch(
     if web.offline:
         raise needs_network(url)
     pooch = _pooch()
-    with _alone(path):
+    with alone(path), _quiet(pooch):
         _sweep(path.parent)
 
         def download(url: str, output: str, _: object) -> None:
@@ -109,13 +109,30 @@ def _pooch() -> ModuleType:
         raise FileError(
             "url", expected="pooch, to download files", found=f"none ({error})", hint="pip install 'stgnn[data]'"
         ) from error
-    pooch.get_logger().setLevel(logging.WARNING)
     return pooch
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes from fetching the same file; a lock goes with the process that holds it."""
+def _quiet(pooch: ModuleType) -> Iterator[None]:
+    """Keep pooch from telling of each file on stderr, here and nowhere else."""
+    log = pooch.get_logger()
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes from fetching the same file; a lock goes with the process that holds it.
+
+    Raises
+    ------
+    FileError
+        If the folder cannot be written to.
+    """
     from filelock import FileLock, Timeout
 
     lock = FileLock(path.with_name(path.name + ".lock"))
@@ -138,7 +155,7 @@ def _alone(path: Path) -> Iterator[None]:
 def _sweep(folder: Path) -> None:
     """Remove the empty files under which pooch keeps a place, left by killed processes."""
     for place in folder.glob("tmp*"):
-        if place.is_file() and not place.stat().st_size:
+        if re.fullmatch(r"tmp\w{8}", place.name) and place.is_file() and not place.stat().st_size:
             place.unlink(missing_ok=True)
 
 

@@ -232,7 +232,8 @@ def needs_network(url: str) -> FileError:
 
 def _unreachable(url: str, error: Exception) -> FileError:
     """Error for a server that does not answer; what libraries say of it is long, so that the end is enough."""
-    reason = str(error).rsplit(": ", 1)[-1].strip(" ')\"")[:120]
+    reason = str(error).rsplit(": ", 1)[-1].rstrip(" ')\"")[:120]
+    reason += ")" * (reason.count("(") - reason.count(")"))
     found = f"no connection ({type(error).__name__}: {reason})"
     hint = "check the network; with --offline, files fetched before are used"
     return FileError("url", expected=f"an answer from {url}", found=found, hint=hint)

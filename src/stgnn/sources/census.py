@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stgnn.data.files import write_atomically
 from stgnn.data.schema import LABELS_KEY, FileError, OptionError
-from stgnn.data.web import ONLINE, Web, needs_network
 from stgnn.sources.records import Entry
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ KNOWN = (
     Entry("census:mouse/brain", "Mouse brain, single cells of many studies"),
 )
 _ORGANISMS = {"human": "homo_sapiens", "mouse": "mus_musculus"}
-_COLUMNS = (LABELS_KEY, "tissue", "tissue_general", "assay", "donor_id", "dataset_id", "disease")
+_COLUMNS = ("soma_joinid", LABELS_KEY, "tissue", "tissue_general", "assay", "donor_id", "dataset_id", "disease")
 
 
 class Query(NamedTuple):
@@ -53,7 +52,7 @@ def parse(key: str) -> Query:
     return Query(_ORGANISMS.get(parts[0], parts[0]), parts[1].replace("_", " "), version)
 
 
-def download(query: Query, path: Path, *, per_type: int = 100, random_state: int = 0, web: Web = ONLINE) -> Path:
+def download(query: Query, path: Path, *, per_type: int = 100, random_state: int = 0) -> Path:
     """Download cells of one tissue, and write them as AnnData.
 
     Parameters
@@ -66,8 +65,6 @@ def download(query: Query, path: Path, *, per_type: int = 100, random_state: int
         Cells of each type at most, drawn at random.
     random_state
         Seed.
-    web
-        Whether the network may be used.
 
     Returns
     -------
@@ -79,8 +76,6 @@ def download(query: Query, path: Path, *, per_type: int = 100, random_state: int
     FileError
         If ``cellxgene-census`` is not installed, does not answer, or has no such cells.
     """
-    if web.offline:
-        raise needs_network(f"census, {query.organism}, {query.tissue}")
     try:
         import cellxgene_census
     except ImportError as error:
@@ -90,7 +85,6 @@ def download(query: Query, path: Path, *, per_type: int = 100, random_state: int
             found="none",
             hint="pip install 'stgnn[census]', or pass cellxgene:COLLECTION/DATASET",
         ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with cellxgene_census.open_soma(census_version=query.version) as census:
             rows = _draw(_cells(cellxgene_census, census, query), per_type, random_state)
@@ -101,14 +95,14 @@ def download(query: Query, path: Path, *, per_type: int = 100, random_state: int
             adata = cellxgene_census.get_anndata(
                 census, organism=query.organism, obs_coords=rows, obs_column_names=list(_COLUMNS)
             )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        if isinstance(error, FileError):
-            raise
+    except FileError:
+        raise
+    except Exception as error:  # each layer under the census has errors of its own
         found = f"{type(error).__name__}: {error}"
         raise FileError("address", expected="an answer of the census", found=found, hint="try later") from error
     if "feature_id" in adata.var:  # Ensembl's names are unique, symbols are not
         adata.var_names = adata.var["feature_id"].astype(str).to_numpy()
-    adata.obs_names = [str(row) for row in rows]
+    adata.obs_names = adata.obs["soma_joinid"].astype(str).to_numpy()
     write_atomically(adata, path)
     return path
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from stgnn.data import platforms
 from stgnn.data.columns import MAX_TYPES, read_labels
 from stgnn.data.counts import COUNT_LAYERS, find_candidates, find_problem, to_csr
-from stgnn.data.schema import LABELS_KEY, SPATIAL_KEY, LabelsError
+from stgnn.data.schema import LABELS_KEY, SECTION_KEY, SPATIAL_KEY, LabelsError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["Contents", "commands", "describe"]
 
-_LABELS = (LABELS_KEY, "annotation", "celltype", "cell_class", "cell_subclass", "subclass", "layer")
+_LABELS = (LABELS_KEY, "annotation", "celltype", "cell_class", "cell_subclass", "subclass")
 """Columns that hold types by custom; the first that can be learned from is taken."""
 
 
@@ -41,6 +41,8 @@ class Contents:
         Number of types in it.
     others
         Other columns of ``obs`` that could be types.
+    section_key
+        Column of ``obs`` that tells sections apart; empty if there is none, or one section.
     n_axes
         Columns of ``obsm["spatial"]``; 0 if there is none.
     """
@@ -53,6 +55,7 @@ class Contents:
     labels_key: str
     n_types: int
     others: tuple[str, ...]
+    section_key: str
     n_axes: int
 
 
@@ -88,11 +91,22 @@ def describe(path: str | Path) -> Contents:
     layer, problem = _counts(adata)
     types = {str(key): number for key in adata.obs if (number := _n_types(adata, str(key)))}
     labels_key = next((key for key in _LABELS if key in types), "")
-    others = tuple(key for key in types if key != labels_key)
+    section_key = SECTION_KEY if types.get(SECTION_KEY) else ""
+    others = tuple(key for key in types if key not in (labels_key, section_key))
     places = adata.obsm.get(SPATIAL_KEY)
     n_axes = 0 if places is None else int(places.shape[1])
-    n_types = types.get(labels_key, 0)
-    return Contents(str(path), adata.n_obs, adata.n_vars, layer, problem, labels_key, n_types, others, n_axes)
+    return Contents(
+        path=str(path),
+        n_cells=adata.n_obs,
+        n_genes=adata.n_vars,
+        layer=layer,
+        problem=problem,
+        labels_key=labels_key,
+        n_types=types.get(labels_key, 0),
+        others=others,
+        section_key=section_key,
+        n_axes=n_axes,
+    )
 
 
 def commands(contents: Contents) -> list[str]:
@@ -100,7 +114,7 @@ def commands(contents: Contents) -> list[str]:
 
     Examples
     --------
-    >>> commands(Contents("a.h5ad", 9, 9, "count", "", "annotation", 3, (), 0))
+    >>> commands(Contents("a.h5ad", 9, 9, "count", "", "annotation", 3, (), "", 0))
     ['stgnn annotate QUERY --reference a.h5ad --labels-key annotation --reference-layer count --output annotated.h5ad']
     """
     path, layer = shlex.quote(contents.path), shlex.quote(contents.layer)
@@ -110,7 +124,8 @@ def commands(contents: Contents) -> list[str]:
         labels = shlex.quote(contents.labels_key)
         found.append(f"stgnn annotate QUERY --reference {path} --labels-key {labels} --reference-layer {layer} {end}")
     if contents.n_axes and contents.layer:
-        found.append(f"stgnn annotate {path} --layer {layer} --reference REFERENCE {end}")
+        section = f"--section-key {contents.section_key} " if contents.section_key else ""
+        found.append(f"stgnn annotate {path} --layer {layer} {section}--reference REFERENCE {end}")
     return found
 
 

@@ -84,7 +84,9 @@ def locate(name: str, folder: str | Path) -> Path:
         for suffix in (".h5ad", ".zarr"):
             if (folder / inside / f"{name}{suffix}").exists():
                 return folder / inside / f"{name}{suffix}"
-    near = sorted({path.stem for path in [*folder.glob("*.h5ad"), *folder.glob("cells/*.h5ad")]})
-    found = f"none in {str(folder)!r} or its folder cells"
+    patterns = {"*.h5ad": folder, "cells/*.h5ad": folder / "cells", "histology/*/*.h5ad": folder / "histology"}
+    files = [(path, base) for pattern, base in patterns.items() for path in folder.glob(pattern)]
+    near = sorted({path.relative_to(base).with_suffix("").as_posix() for path, base in files})
+    found = f"none in {str(folder)!r} or its folders {' and '.join(filter(None, _INSIDE))}"
     hint = nearest(name, near) if folder.is_dir() else "there is no such folder"
     raise FileError("data_dir", expected=f"{name}.h5ad or {name}.zarr", found=found, hint=hint)

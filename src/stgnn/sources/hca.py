@@ -15,7 +15,7 @@ __all__ = ["FORM", "KNOWN", "TITLE", "find"]
 
 TITLE = "Human Cell Atlas, projects"
 FORM = "hca:PROJECT or hca:PROJECT/NAME, with the project's identifier of 36 characters"
-KNOWN = (Entry("hca:74b6d569-3b11-42ef-b6b1-a0454522b4a0", "Mouse brain E18, 1.3 million cells, 10x (no labels)"),)
+KNOWN = (Entry("hca:74b6d569-3b11-42ef-b6b1-a0454522b4a0", "Mouse brain E18, 1.3 million cells, 10x"),)
 
 
 def find(key: str, sites: Sites = SITES, web: Web = ONLINE) -> list[Entry]:
