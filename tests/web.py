@@ -27,6 +27,7 @@ class Server:
     asked: list[tuple[str, str]] = field(default_factory=list)
     etag: str = ETAG
     pause_s: float = 0.0
+    retry_after: str = ""
     ranges: bool = True
 
     def whole(self, path: str) -> int:
@@ -61,6 +62,8 @@ def _answer(request: BaseHTTPRequestHandler, server: Server) -> None:
         request.send_response(302)
         request.send_header("Location", server.redirects[path])
         request.send_header("Content-Length", "0")
+        if server.retry_after:
+            request.send_header("Retry-After", server.retry_after)
         request.end_headers()
     elif path not in server.files:
         request.send_error(404)
