@@ -11,6 +11,7 @@ from PIL import Image
 
 import stgnn.encoders as encoders
 from pictures import ArrayPicture, places_of, tissue
+from stgnn.data import files
 from stgnn.data.schema import FileError
 from stgnn.encoders import cache, extract, find_encoder, load_encoder, weights_hash
 
@@ -168,7 +169,7 @@ def test_the_folder_is_that_of_the_environment(picture, places, tmp_path, monkey
     extract(picture, places[:2])
     assert len(list((tmp_path / "named").glob("*.npy"))) == 1
     monkeypatch.delenv("STGNN_CACHE")
-    assert "stgnn" in cache.cache_folder().parts
+    assert "stgnn" in files.cache_folder().parts
 
 
 def test_nothing_is_kept_when_asked_so(picture, places, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from stgnn import __version__
+from stgnn.cli_data import data
 from stgnn.cli_expression import expression
 from stgnn.cli_impute import impute
 from stgnn.console import VERBOSE, Number, log_to_stderr, reading_options, say, say_runs, written
@@ -303,6 +304,7 @@ def _bench_report(results: Path, output: Path, markdown: Path | None) -> None:
             click.echo(f"written  {path}")
 
 
+_cli.add_command(data)
 _cli.add_command(expression)
 _cli.add_command(impute)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stgnn.data.schema import SPATIAL_KEY, CoordinatesError, FileError, InputError, LabelsError, OptionError, nearest
+from stgnn.sources.folder import locate
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -215,25 +216,6 @@ def strip(query: AnnData, section_key: str | None) -> None:
     query.obs = query.obs[[] if section_key is None else [section_key]].copy()
     for key in [key for key in query.obsm if key != SPATIAL_KEY]:
         del query.obsm[key]
-
-
-def locate(name: str, data_dir: str | Path) -> Path:
-    """Path of a task's file, in the folder or in its folder ``cells``.
-
-    Raises
-    ------
-    FileError
-        If it is in neither.
-    """
-    folder = Path(data_dir)
-    for place in (folder / "cells", folder):
-        for suffix in (".h5ad", ".zarr"):
-            if (place / f"{name}{suffix}").exists():
-                return place / f"{name}{suffix}"
-    near = sorted({path.stem for path in [*folder.glob("*.h5ad"), *folder.glob("cells/*.h5ad")]})
-    found = f"none in {str(folder)!r} or its folder cells"
-    hint = nearest(name, near) if folder.is_dir() else "there is no such folder"
-    raise FileError("data_dir", expected=f"{name}.h5ad or {name}.zarr", found=found, hint=hint)
 
 
 def left_out(task: Task, data_dir: str | Path, commonest: int = 5, rarest: int = 5) -> list[Task]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -267,6 +268,18 @@ def replace_atomically(path: str | Path, fill: Callable[[Path], None]) -> None:
     finally:
         _remove(partial)
         _restore(old, path)
+
+
+def cache_folder() -> Path:
+    """Folder of what can be made or fetched again: the one that STGNN_CACHE names, or "stgnn" among this system's."""
+    if os.environ.get("STGNN_CACHE"):
+        return Path(os.environ["STGNN_CACHE"])
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "stgnn" / "cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "stgnn"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "stgnn"
 
 
 def _restore(old: Path, path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from stgnn.encoders.cache import cache_folder, cached, key_of
+from stgnn.data.files import cache_folder
+from stgnn.encoders.cache import cached, key_of
 from stgnn.encoders.load import Extractor, load_encoder
 from stgnn.encoders.picture import Picture, bar, check_places, check_width
 from stgnn.encoders.records import ENCODERS, Encoder, find_encoder

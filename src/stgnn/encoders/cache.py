@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,18 +19,6 @@ from stgnn.train import fingerprint
 logger = logging.getLogger(__name__)
 
 _TAIL = 4  # bytes of the checksum, after the array
-
-
-def cache_folder() -> Path:
-    """Folder of features: the environment variable STGNN_CACHE, or "stgnn" where this system keeps caches."""
-    if os.environ.get("STGNN_CACHE"):
-        return Path(os.environ["STGNN_CACHE"])
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "stgnn" / "cache"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "stgnn"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "stgnn"
 
 
 def key_of(picture: Picture, encoder: str, weights: str, width_um: float | None, places_um: np.ndarray) -> str:
