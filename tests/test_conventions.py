@@ -18,7 +18,7 @@ SOURCES = sorted((ROOT / "src" / "stgnn").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").glob("test_*.py"))
 
 PUBLIC = {
-    "stgnn": ["__version__", "bench", "datasets", "pl", "pp", "read", "tl"],
+    "stgnn": ["__version__", "bench", "datasets", "pl", "pp", "read", "reference", "tl"],
     "stgnn.tl": ["annotate", "annotate_file", "fit_expression", "impute", "predict_expression"],
     "stgnn.pp": ["delaunay_graph", "hexagonal_grid_graph", "knn_graph", "radius_graph", "square_grid_graph"],
     "stgnn.pl": [
@@ -31,6 +31,7 @@ PUBLIC = {
         "spatial_types",
         "training_curve",
     ],
+    "stgnn.reference": ["prepare"],
     "stgnn.report": ["check_path", "write_report"],
     "stgnn.datasets": [
         "Contents",

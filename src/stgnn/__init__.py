@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stgnn import bench, datasets, pl, pp, tl
+    from stgnn import bench, datasets, pl, pp, reference, tl
     from stgnn.data.platforms import read
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "bench", "datasets", "pl", "pp", "read", "tl"]
+__all__ = ["__version__", "bench", "datasets", "pl", "pp", "read", "reference", "tl"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,7 @@ from stgnn import __version__
 from stgnn.cli_data import data
 from stgnn.cli_expression import expression
 from stgnn.cli_impute import impute
+from stgnn.cli_reference import reference
 from stgnn.console import VERBOSE, Number, log_to_stderr, reading_options, say, say_runs, written
 from stgnn.data.schema import (
     KEY_ADDED,
@@ -307,6 +308,7 @@ def _bench_report(results: Path, output: Path, markdown: Path | None) -> None:
 _cli.add_command(data)
 _cli.add_command(expression)
 _cli.add_command(impute)
+_cli.add_command(reference)
 
 
 def main(args: Sequence[str] | None = None) -> int:

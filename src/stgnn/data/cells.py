@@ -160,9 +160,11 @@ def read_reference(
     >>> read_reference(reference).types
     ('type 1', 'type 2', 'type 3', 'type 4', 'type 5')
     """
-    adata = _adata(source, "reference")
+    adata = open_source(source, "reference")
     codes, types, notes = read_labels(adata, labels_key, "reference")
-    cells = _read(adata, "reference", section_key if section_key in adata.obs else None, layer, recover_counts, notes)
+    cells = read_all(
+        adata, "reference", section_key if section_key in adata.obs else None, layer, recover_counts, notes
+    )
     coords = None
     if spatial_key in adata.obsm:
         try:
@@ -216,9 +218,9 @@ def read_query(
     >>> read_query(query, section_key="section").sections
     ('section 1', 'section 2')
     """
-    adata = _adata(source, "query")
+    adata = open_source(source, "query")
     coords, notes = read_coords(adata, spatial_key, um_per_unit, "query")
-    cells = _read(adata, "query", section_key, layer, recover_counts, notes)
+    cells = read_all(adata, "query", section_key, layer, recover_counts, notes)
     return drop_empty(replace(cells, coords=coords), "query")
 
 
@@ -310,7 +312,8 @@ def pick_genes(cells: Cells, genes: np.ndarray) -> Cells:
     return take(cells, wanted)
 
 
-def _adata(source: Any, argument: str) -> AnnData:
+def open_source(source: Any, argument: str) -> AnnData:
+    """A source as AnnData, read where it is a path."""
     from anndata import AnnData
 
     if isinstance(source, (str, Path)):
@@ -325,7 +328,7 @@ def _adata(source: Any, argument: str) -> AnnData:
     return source
 
 
-def _read(
+def read_all(
     adata: AnnData, argument: str, section_key: str | None, layer: str | None, recover_counts: bool, notes: list[str]
 ) -> Cells:
     """Read all cells, empty ones too, without labels and coordinates."""

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stgnn.data.schema import FileError
 
@@ -188,7 +188,7 @@ def check_output(path: str | Path, *, argument: str = "output", inputs: Iterable
     return path
 
 
-def write_atomically(adata: AnnData, path: str | Path) -> None:
+def write_atomically(adata: AnnData, path: str | Path, *, compression: Literal["gzip"] | None = None) -> None:
     """Write an AnnData file so that it appears whole or not at all.
 
     Parameters
@@ -197,6 +197,8 @@ def write_atomically(adata: AnnData, path: str | Path) -> None:
         What to write. Not modified.
     path
         Where: ``.h5ad`` or ``.zarr``.
+    compression
+        Of ``.h5ad``; ``.zarr`` is always packed.
 
     Raises
     ------
@@ -214,7 +216,7 @@ def write_atomically(adata: AnnData, path: str | Path) -> None:
 
     def fill(partial: Path) -> None:
         if Path(path).suffix == ".h5ad":
-            adata.write_h5ad(partial, convert_strings_to_categoricals=False)
+            adata.write_h5ad(partial, convert_strings_to_categoricals=False, compression=compression)
         else:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Writing zarr v2", category=UserWarning)

@@ -43,6 +43,9 @@ IMPUTED_KEY = "stgnn_imputed"
 MEASURED_KEY = "measured"
 RELIABILITY_KEY = "reliability"
 
+REFERENCE_KEY = "stgnn_reference"
+"""Entry of ``uns`` of a prepared reference: where it is from, parameters, and which cells were left out and why."""
+
 
 def confidence_key(key_added: str) -> str:
     """Name in ``obs`` of the calibrated confidence, 0 to 1."""
