@@ -21,7 +21,7 @@ _COVERS = 0.9
 class Assignment(NamedTuple):
     """Which fine bins make up which coarse one.
 
-    Parameters
+    Attributes
     ----------
     operator
         Float32 CSR (n_coarse, n_fine) of ones, a single one in each column; counts of the coarse bins are its product
