@@ -15,10 +15,10 @@ DASH = "–"
 
 INTRODUCTION = """# Benchmark
 
-All figures on this page are read from the tables in `results/` when the site is built; those in the README come from the
-same files. `stgnn bench run` wrote them, each run in a fresh process; the truth is removed before the query is handed over.
-Mean and standard deviation over seeds. Runs may be of different days: `runs.jsonl` beside each table has their dates. The
-tasks were used to develop stgnn, so expect somewhat less elsewhere.
+All figures on this page are read from the tables in `results/` when the site is built; those in the README come from
+the same files. `stgnn bench run` wrote them, each run in a fresh process; the truth is removed before the query is
+handed over. Mean and standard deviation over seeds. Runs may be of different days: `runs.jsonl` beside each table has
+their dates. The tasks were used to develop stgnn, so expect somewhat less elsewhere.
 """
 
 
@@ -71,14 +71,14 @@ def _types(table: pd.DataFrame) -> str:
         [
             "## Cell types\n",
             "Macro-F1 in percent, best mean first, over query cells whose type is in the reference. Confusion and",
-            "calibration are in the [full report](results/benchmark.html); real packages are told on [peers](peers.md).\n",
+            "calibration are in the [full report](results/benchmark.html); [some rows](peers.md) are real packages.\n",
             _grid(main, "macro_f1", order, percent),
             "Accuracy in percent, in the same order:\n",
             _grid(main, "accuracy", order, percent),
             "Seconds and memory of a whole annotation, in the same order:\n",
             _costs(main, order),
             "### Parts switched off\n",
-            "Macro-F1 in percent. `all parts` has those on, too, that are off by default; `no ...` lacks one of them:\n",
+            "Macro-F1 in percent. `all parts` has those on, too, that are off by default; `no ...` lacks one:\n",
             _grid(lost, "macro_f1", _best_first(lost, "macro_f1"), percent),
             "### Types that the reference lacks\n",
             "AUROC of the rejection score when a type is left out of the reference, over the types left out in turn:\n",
@@ -113,8 +113,8 @@ def _genes(table: pd.DataFrame) -> str:
 def _expression(table: pd.DataFrame) -> str:
     lines = [
         "## Expression from histology\n",
-        "Correlation of the most spatial genes with what was measured, mean over folds; `ceiling` is what noise allows.",
-        "Every score and its interval are in `results/expression/summary.csv`, paired differences in `comparisons.csv`.\n",
+        "Correlation of the most spatial genes with what was measured, mean over folds; noise allows the `ceiling`.",
+        "All scores, with intervals, are in `results/expression/summary.csv`, paired differences beside it.\n",
     ]
     spatial = table[table["genes"] == "spatial"]
     for kind, own in spatial.groupby("kind", sort=False):
