@@ -8,13 +8,15 @@ from pathlib import Path
 
 import anndata
 import matplotlib
+import pandas as pd
 import pytest
 
 from slides import write_slide
 from stgnn import cli
 from stgnn.data.toy import toy
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -73,3 +75,48 @@ def test_every_method_is_named():
 
     for name in ANNOTATORS:
         assert f"\n| {name} | " in README
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """Cells of a table by the first cell of each row."""
+    start = README.index(f"\n| {heading} |")
+    lines = README[start + 1 :].split("\n\n")[0].splitlines()[2:]
+    return {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+
+
+def means(name: str, metric: str, tasks: list[str]) -> pd.DataFrame:
+    table = pd.read_csv(ROOT / "results" / name)
+    return table[table["metric"] == metric].pivot_table("value", "method", "task")[tasks]
+
+
+def share(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def test_figures_of_cell_types_are_those_of_the_runs():
+    from stgnn.bench.records import read
+    from stgnn.bench.tables import markdown
+
+    written = markdown(read(ROOT / "results")).splitlines()
+    assert written
+    assert set(written) <= set(README.splitlines())
+
+
+def test_figures_of_spots_are_those_of_the_runs():
+    tasks = ["squares", "hexagons", "squares-diffused", "hexagons-platform", "squares-hard"]
+    error, correlation = (means("spots/metrics.csv", metric, tasks) for metric in ("rmse", "pearson"))
+    table = rows("method | squares of 100 um")
+    assert len(table) == 4
+    for method, cells in table.items():
+        pairs = zip(
+            [*error.loc[method], error.loc[method].mean()], [*correlation.loc[method], correlation.loc[method].mean()]
+        )
+        assert cells == [f"{share(one)} / {share(other)}" for one, other in pairs]
+
+
+def test_figures_of_imputed_genes_are_those_of_the_runs():
+    found = means("genes/metrics.csv", "spearman", ["hypothalamus", "visual", "prefrontal"])
+    table = rows("method | hypothalamus, MERFISH, 134 genes")
+    assert len(table) == 3
+    for method, cells in table.items():
+        assert [cell.split(" ")[0] for cell in cells] == [share(value) for value in found.loc[method]]

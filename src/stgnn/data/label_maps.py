@@ -41,7 +41,7 @@ def merge_by_table(types: Sequence[str], merge: Mapping[str, str] | str | Path) 
     stgnn.data.schema.LabelsError: merge: expected labels of the source; found 'Astor'; did you mean 'Astro'?
     """
     if isinstance(merge, Mapping):
-        pairs = [(str(label).strip(), str(merged).strip()) for label, merged in merge.items()]
+        pairs = [(str(label).strip(), str(merged or "").strip()) for label, merged in merge.items()]
     else:
         pairs = read_pairs(merge, "merge", ("label", "merged"))
     chosen: dict[str, str] = {}
