@@ -278,7 +278,7 @@ def _options(asked: _Asked) -> dict[str, Any]:
 @contextmanager
 def _scratch(checkpoint: Path) -> Iterator[Path]:
     """A folder for arrays of one run, which is gone in the end."""
-    folder = checkpoint / f"cells-{os.getpid()}"  # processes under torchrun each have one
+    folder = checkpoint / f"cells{os.environ.get('RANK', '0')}"  # processes under torchrun each have one
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
