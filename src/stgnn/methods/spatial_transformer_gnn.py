@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast, final
@@ -11,12 +12,12 @@ import numpy as np
 import torch
 from scipy.special import log_softmax, softmax
 
-from stgnn import __version__, bilevel, experts, registration, shallow, siblings, teacher
+from stgnn import __version__, bilevel, experts, pruning, registration, shallow, siblings, teacher
 from stgnn.council import GENES_ALONE
 from stgnn.data.cells import Cells, Prediction
 from stgnn.data.schema import check_at_least
 from stgnn.graph.sample import Tile, pieces
-from stgnn.lesson import Layout, Lesson, Look, prepare, shape_arrays, shape_from
+from stgnn.lesson import Layout, Lesson, Look, prepare, review, shape_arrays, shape_from
 from stgnn.methods.base import Annotator
 from stgnn.network import Network, Parts
 from stgnn.shallow import Clusters
@@ -241,11 +242,40 @@ class SpatialTransformerGNN(Annotator):
         self.council_, self.weights_ = [*self.council_, clusters], np.append(self.weights_, weight)
         self.decisions_ = {**self.decisions_, "cluster_purity": pure}
         joint = council + weight * experts.floored(together) + NETWORK_WEIGHT * said
-        self.calm_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
-        joint, _ = self._placed(joint, query, view.features)
-        self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
-        common = Common.of(view.features, members, verdict.apart, clusters.centres.shape[1])
+        self._settle(query, features, members, joint, verdict.apart)
+
+    def _settle(
+        self,
+        query: Cells,
+        features: Float[np.ndarray, "n f"],
+        members: Int[np.ndarray, "r n"],
+        joint: Float[np.ndarray, "n c"],
+        apart: Float[np.ndarray, " n"],
+    ) -> None:
+        """Learn how sure to be once all is said, and how much strangeness and discord are usual."""
+        expected = cast(float, self.decisions_["expected_accuracy"])
+        self.calm_ = experts.temperature(joint, expected, highest=20.0)
+        joint, _ = self._placed(joint, query, features)
+        self.temperature_ = experts.temperature(joint, expected, highest=20.0)
+        common = Common.of(features, members, apart, cast(Clusters, self.council_[-1]).centres.shape[1])
         self.usual_ = [usual(values) for values in self._odd(joint.argmax(1), members, common)]
+
+    def prune(self, reference: Cells, query: Cells, share: float = 0.5) -> SpatialTransformerGNN:
+        """Return a smaller model."""
+        reference, query = self._see(reference), learned_from(self._see(query), self.max_cells, self.random_state)
+        smaller = copy(self)
+        posterior = np.log(self.predict(query).proba + 1e-12)
+        trust = cast(float, self.decisions_["trust"])
+        lesson = review(reference, query, self.shape_, self._layout(), posterior, trust)
+        smaller.networks_, smaller.widths_ = pruning.prune(
+            self.networks_, self.shape_, self._parts(), lesson, share, Plan(self.steps * 2, random_state=self.random_state),
+            openness=float(self.openness_ > 0), device=find_device(self.device),
+        )
+        features, genes = self.shape_.see(Look.of(query).at(query))
+        members = cast(Clusters, self.council_[-1]).members(features)
+        verdict = smaller._judge(query, features, genes, members)
+        smaller._settle(query, features, members, verdict.council + NETWORK_WEIGHT * verdict.networks, verdict.apart)
+        return smaller
 
     def _odd(
         self, kind: Int[np.ndarray, " n"], members: Int[np.ndarray, "r n"], common: Common
@@ -295,10 +325,13 @@ class SpatialTransformerGNN(Annotator):
     def _layout(self) -> Layout:
         return Layout(self.openness_ > 0, self.neighbours, self.layers if self.cell_graph else 0)
 
+    def _parts(self) -> Parts:
+        own = {field.name: getattr(self, field.name) for field in fields(Parts) if hasattr(self, field.name)}
+        return Parts(**own, widths=vars(self).get("widths_"))
+
     def _network(self, seed: int) -> Network:
         torch.manual_seed(seed)
-        own = {field.name: getattr(self, field.name) for field in fields(Parts) if hasattr(self, field.name)}
-        return Network(self.shape_, Parts(**own)).to(find_device(self.device))
+        return Network(self.shape_, self._parts()).to(find_device(self.device))
 
     def _train(self, member: int, lesson: Lesson, folder: Path | None, watch: Callable[[int], None]) -> Network:
         seed = seed_of(self.random_state, member)
