@@ -110,7 +110,7 @@ def test_interrupt_is_one_line_and_leaves_no_file(files, monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tl, "annotate", interrupted)
+    monkeypatch.setattr(tl, "annotate_file", interrupted)
     assert cli.main(annotate(files)) == 130
     out, err = capsys.readouterr()
     assert out == ""

@@ -19,7 +19,7 @@ TESTS = sorted((ROOT / "tests").glob("test_*.py"))
 
 PUBLIC = {
     "stgnn": ["__version__", "bench", "datasets", "pl", "pp", "tl"],
-    "stgnn.tl": ["annotate", "fit_expression", "impute", "predict_expression"],
+    "stgnn.tl": ["annotate", "annotate_file", "fit_expression", "impute", "predict_expression"],
     "stgnn.pp": ["delaunay_graph", "hexagonal_grid_graph", "knn_graph", "radius_graph", "square_grid_graph"],
     "stgnn.pl": [
         "composition",

@@ -22,11 +22,13 @@ from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
 
 COMMAND = textwrap.dedent("""
     import sys
+    from dataclasses import fields
     from stgnn import cli
     from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
 
     # the command takes no size of the training; what is long enough to be killed and short enough to test is set here
-    defaults = dict(zip(SpatialTransformerGNN.__dataclass_fields__, SpatialTransformerGNN.__init__.__defaults__))
+    names = [field.name for field in fields(SpatialTransformerGNN)]
+    defaults = dict(zip(names, SpatialTransformerGNN.__init__.__defaults__))
     defaults.update(members=1, rounds=2, steps=int(sys.argv[1]), width=8)
     SpatialTransformerGNN.__init__.__defaults__ = tuple(defaults.values())
     sys.exit(cli.main(sys.argv[2:]))

@@ -18,6 +18,12 @@ from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
 N_TYPES = 5
 
 
+def laid(maps, query, features, log_proba, expected):
+    """Scores of all cells and the agreement of sections."""
+    overlay = registration.overlay(maps, query, features, log_proba, expected)
+    return overlay.said(query, slice(None)) + np.zeros_like(log_proba), overlay.agreement
+
+
 def tissue(n: int = 1500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Places in an L-shaped section of curved layers, and their types: no turn or mirroring maps it onto itself."""
     rng = np.random.default_rng(seed)
@@ -84,7 +90,7 @@ def test_another_section_of_the_tissue_is_found_however_it_lies(maps, angle, mir
 def test_the_map_speaks_up_where_sections_lie_over_one_another(maps):
     coords, labels = tissue(seed=1)
     said = guesses(labels, 0.95)
-    scores, agreement = registration.overlay(maps, cells(coords, None), expression(labels, 1), said, 0.8)
+    scores, agreement = laid(maps, cells(coords, None), expression(labels, 1), said, 0.8)
     assert agreement["s0"] > registration.APART
     assert (scores.argmax(1) == labels).mean() > (said.argmax(1) == labels).mean()
 
@@ -92,9 +98,7 @@ def test_the_map_speaks_up_where_sections_lie_over_one_another(maps):
 def test_the_map_is_silent_for_another_plan(maps):
     coords, labels = tissue(seed=1)
     shuffled = np.random.default_rng(0).permutation(labels)
-    scores, agreement = registration.overlay(
-        maps, cells(coords, None), expression(shuffled, 1), guesses(shuffled, 0.9), 0.8
-    )
+    scores, agreement = laid(maps, cells(coords, None), expression(shuffled, 1), guesses(shuffled, 0.9), 0.8)
     assert agreement["s0"] < registration.APART / 2
     np.testing.assert_array_equal(scores, 0)
 
@@ -106,10 +110,8 @@ def test_each_section_is_laid_by_itself_and_scored_alone(maps):
     places = np.vstack([coords, coords[:, ::-1]])
     kinds = np.r_[labels, rng.permutation(labels)]
     said, seen = guesses(kinds, 0.9), expression(kinds, 1)
-    scores, agreement = registration.overlay(maps, cells(places, None, section), seen, said, 0.8)
-    alone, agreement_alone = registration.overlay(
-        maps, cells(coords, None), seen[section == 0], said[section == 0], 0.8
-    )
+    scores, agreement = laid(maps, cells(places, None, section), seen, said, 0.8)
+    alone, agreement_alone = laid(maps, cells(coords, None), seen[section == 0], said[section == 0], 0.8)
     np.testing.assert_array_equal(scores[section == 0], alone)
     assert agreement["s0"] == agreement_alone["s0"]
     np.testing.assert_array_equal(scores[section == 1], 0)
@@ -148,11 +150,11 @@ def test_nothing_is_said_of_few_or_placeless_cells(maps):
     coords, labels = tissue(seed=1)
     few = slice(registration.FEWEST - 1)
     said, seen = guesses(labels, 0.9), expression(labels, 1)
-    scores, agreement = registration.overlay(maps, cells(coords[few], None), seen[few], said[few], 0.8)
+    scores, agreement = laid(maps, cells(coords[few], None), seen[few], said[few], 0.8)
     assert agreement == {} and not scores.any()
-    scores, agreement = registration.overlay(maps, cells(None, labels), seen, said, 0.8)
+    scores, agreement = laid(maps, cells(None, labels), seen, said, 0.8)
     assert agreement == {} and not scores.any()
-    scores, agreement = registration.overlay([], cells(coords, None), seen, said, 0.8)
+    scores, agreement = laid([], cells(coords, None), seen, said, 0.8)
     assert agreement == {} and not scores.any()
 
 
@@ -168,8 +170,8 @@ def test_unit_of_the_coordinates_does_not_matter(maps):
     large = registration.atlases(cells(1000 * coords, labels), expression(labels, 0))
     query, asked = tissue(seed=1)
     said, seen = guesses(asked, 0.9), expression(asked, 1)
-    small_scores, _ = registration.overlay(maps, cells(query, None), seen, said, 0.8)
-    large_scores, _ = registration.overlay(large, cells(1000 * query, None), seen, said, 0.8)
+    small_scores, _ = laid(maps, cells(query, None), seen, said, 0.8)
+    large_scores, _ = laid(large, cells(1000 * query, None), seen, said, 0.8)
     np.testing.assert_allclose(large_scores, small_scores, atol=0.05)
 
 
@@ -196,7 +198,7 @@ def test_model_hears_the_map_of_a_serial_section(tmp_path):
 def test_a_section_that_has_lost_its_cells_is_passed_over(maps):
     coords, labels = tissue()
     query = replace(cells(coords, None), sections=("whole", "lost"))
-    _, agreement = registration.overlay(maps, query, expression(labels, 1), guesses(labels, 0.9), 0.9)
+    _, agreement = laid(maps, query, expression(labels, 1), guesses(labels, 0.9), 0.9)
     assert list(agreement) == ["whole"]
     other = replace(query, section=np.ones(len(coords), dtype=np.int64), sections=("lost", "whole"))
-    assert registration.overlay(maps, other, expression(labels, 1), guesses(labels, 0.9), 0.9)[1] == agreement
+    assert laid(maps, other, expression(labels, 1), guesses(labels, 0.9), 0.9)[1] == agreement

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,11 +19,7 @@ from stgnn.data.schema import (
     UNKNOWN,
     OptionError,
     StgnnError,
-    confidence_key,
 )
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 WRONG_INPUT = 2
 INTERRUPTED = 130
@@ -86,10 +81,9 @@ def _annotate(
     Writes OUTPUT: the query with the results under KEY-ADDED. A run on cells that was killed resumes when the same
     command is run again; one on spots starts anew.
     """
-    from stgnn.data.files import check_output, open_h5ad_or_zarr, write_atomically
+    from stgnn.data.files import check_output, open_h5ad_or_zarr
 
-    inputs = [path for path in (query, reference) if path is not None]
-    check_output(output, inputs=inputs)
+    check_output(output, inputs=[path for path in (query, reference) if path is not None])
     if report is not None:
         from stgnn.report import check_path, write_report
 
@@ -101,12 +95,10 @@ def _annotate(
     with log_to_stderr(verbose):
         from stgnn import tl
 
-        adata = open_h5ad_or_zarr(query, "query")
-        known = None if reference is None else open_h5ad_or_zarr(reference, "reference")
-        checkpoint = output.with_name(output.name + ".checkpoint")
-        tl.annotate(
-            adata,
-            known if model is None else None,
+        tl.annotate_file(
+            query,
+            output,
+            reference if model is None else None,
             labels_key=labels_key,
             section_key=section_key,
             spatial_key=spatial_key,
@@ -120,16 +112,15 @@ def _annotate(
             key_added=key_added,
             model=model,
             save_model=save_model,
-            checkpoint=checkpoint,
             device=device,
             random_state=random_state,
         )
-        if report is not None:  # first, so that a report that is refused leaves no output behind
+        if report is not None:
             write_report(
-                adata,
+                open_h5ad_or_zarr(output, "output"),
                 report,
                 key=key_added,
-                reference=known,
+                reference=None if reference is None else open_h5ad_or_zarr(reference, "reference"),
                 labels_key=labels_key,
                 section_key=section_key,
                 spatial_key=spatial_key,
@@ -137,9 +128,7 @@ def _annotate(
                 reference_layer=reference_layer,
                 recover_counts=recover_counts,
             )
-        write_atomically(adata, output)
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    _summarise(adata, key_added, [path for path in (output, report, save_model) if path is not None])
+    _summarise(output, key_added, [path for path in (output, report, save_model) if path is not None])
 
 
 @_cli.command("demo", short_help="Annotate a MERFISH section that ships with the package.")
@@ -363,14 +352,16 @@ def _one_line(error: click.UsageError) -> str:
     return " ".join(f"{argument}: expected {expected}; found {found}".split())
 
 
-def _summarise(adata: AnnData, key: str, paths: list[Path]) -> None:
+def _summarise(output: Path, key: str, paths: list[Path]) -> None:
     """Say on stdout what came out."""
-    called = adata.obs[key].astype(str)
+    from stgnn.data.backed import read_called
+
+    called, confidence, types = read_called(output, key)
     unknown = int((called == UNKNOWN).sum())
     say(
-        ("cells", f"{adata.n_obs:,}"),
-        ("types", f"{called[called != UNKNOWN].nunique()} of {len(adata.uns[key]['types'])} in the reference"),
-        ("unknown", f"{unknown:,} ({unknown / adata.n_obs:.1%})"),
-        ("confidence", f"median {adata.obs[confidence_key(key)].median():.2f}"),
+        ("cells", f"{len(called):,}"),
+        ("types", f"{called[called != UNKNOWN].nunique()} of {len(types)} in the reference"),
+        ("unknown", f"{unknown:,} ({unknown / len(called):.1%})"),
+        ("confidence", f"median {confidence.median():.2f}"),
         *written(*paths),
     )

@@ -165,17 +165,17 @@ def prepare(
     return shape, lesson
 
 
-def review(reference: Cells, query: Cells, shape: Shape, layout: Layout, posterior: np.ndarray, trust: float) -> Lesson:
-    """Build a further lesson for networks of a known shape, from what their model says of the query (cells, types)."""
+def review(reference: Cells, query: Cells, shape: Shape, layout: Layout, guess: np.ndarray, trust: float) -> Lesson:
+    """Build a further lesson for networks of a known shape, from a fitted model's probabilities (cells, types)."""
     labels, depth = labels_of(reference), typical_depth(query)
-    weight = cell_weights(labels, composition_of(labels, np.exp(posterior)))
+    weight = cell_weights(labels, composition_of(labels, guess))
     known = shape.see(weighted_standardise(experts.log_normalise(reference.counts, depth), weight))
     asked = shape.see(Look.of(query).at(query))
     return Lesson(
         Side(layout.batches(reference, *known), []),
         Side(layout.batches(query, *asked), []),
         labels,
-        posterior,
+        np.log(guess + 1e-9),
         max(trust, LEAST_TRUST),
         np.zeros((len(query), len(shape.memory_features)), dtype=bool),
     )

@@ -1,10 +1,10 @@
 r"""Pruning of fitted networks: whole heads and hidden units that say least are removed, then a short fit recovers.
 
-.. math:: I_u = \frac12\, E_{x,\, y \sim p(y|x)} \Big(\sum_{w \in u} w\, \frac{\partial \log p(y|x)}{\partial w}\Big)^2
+.. math:: I_u = \frac12\, E_{y \sim p} \Big(\sum_{w \in u} w\, \frac{\partial \log p(y)}{\partial w}\Big)^2
 
-Summed over the weights that read unit u, :math:`w\,\partial / \partial w` is the derivative by a factor on that unit, and
-its mean square that factor's Fisher information: :math:`I_u` is, to second order, how far the network without u diverges
-from the network with it. No label is needed.
+Summed over the weights that read unit u, :math:`w\,\partial / \partial w` is the derivative by a factor on that unit,
+and its mean square that factor's Fisher information: :math:`I_u` is, to second order, how far the network without u
+diverges from the network with it. No label is needed.
 
 References
 ----------
@@ -27,6 +27,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from stgnn import bilevel
+from stgnn.data.schema import GenesError, LabelsError, OptionError, number_of
 from stgnn.lesson import Lesson, Side
 from stgnn.network import Network, Parts, Widths
 from stgnn.nn import losses
@@ -37,10 +38,30 @@ from stgnn.units import Group, Place, cut, fewer, groups, kept, places_of
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from stgnn.data.cells import Cells
     from stgnn.lesson import Shape
 
 DRAWS = 32
 """Minibatches, each with labels of its own drawn from the network, that importance is measured on."""
+
+
+def check(reference: Cells, query: Cells, genes: np.ndarray, types: tuple[str, ...]) -> None:
+    """Refuse cells of other genes or types than a model has.
+
+    Raises
+    ------
+    GenesError
+        If the genes differ, or their order.
+    LabelsError
+        If the types do.
+    """
+    for name, cells in (("reference", reference), ("query", query)):
+        if not np.array_equal(cells.genes, genes):
+            expected = f"the model's {number_of(len(genes), 'gene')}, in its order"
+            raise GenesError(name, expected=expected, found=f"{len(cells.genes)}, others or in another order")
+    if reference.types != types:
+        expected = f"the model's types: {', '.join(types)}"
+        raise LabelsError("reference", expected=expected, found=", ".join(reference.types) or "none")
 
 
 def prune(
@@ -49,12 +70,13 @@ def prune(
     parts: Parts,
     lesson: Lesson,
     share: float,
+    members: int | None,
     plan: Plan,
     *,
     openness: float,
     device: torch.device,
 ) -> tuple[list[Network], Widths]:
-    """Smaller networks that say what the given ones say together, and their widths.
+    """Fewer or smaller networks that say what the given ones say together, and their widths.
 
     Parameters
     ----------
@@ -65,7 +87,9 @@ def prune(
     lesson
         The query, on which importance is measured, and the reference.
     share
-        Share of the parameters that is kept at most (0 to 1).
+        Share of the parameters of all networks that is kept at most (above 0 to 1).
+    members
+        Networks that are kept, those that say most nearly what all say together; None for all.
     plan
         Of the fit that recovers.
     openness
@@ -73,22 +97,32 @@ def prune(
     device
         Where to compute.
 
+    Returns
+    -------
+    The new networks, and the widths of each.
+
     Raises
     ------
     OptionError
-        If one unit of each kind is more than that share.
+        If ``share`` or ``members`` is out of range, or if one unit of each kind is more than that share.
     """
+    most = len(networks)
+    if not 0 < share <= 1:
+        raise OptionError("share", expected="above 0 and up to 1", found=repr(share))
+    if members is not None and not 1 <= members <= most:
+        raise OptionError("members", expected=f"1 to {most}, the model's networks", found=repr(members))
     sizes = parts.widths or Widths.full(parts.width, parts.heads)
-    smaller = fewer(networks[0], sizes, share)
+    smaller = fewer(networks[0], sizes, share * most / (members or most))
     told = [bilevel.judge(network, lesson.query.batches, openness, device)[:2] for network in networks]
     own, context = (softmax(np.mean(said, axis=0), axis=1) for said in zip(*told, strict=True))
+    apart = [float(np.abs(np.exp(said) - context).mean()) for _, said in told]
     out = []
-    for number, network in enumerate(networks):
+    for number in sorted(np.argsort(apart, kind="stable")[:members].tolist()):
         seed = seed_of(plan.random_state, number)
-        every = groups(network, sizes)
-        scores = importance(network, every, lesson.query.batches, openness, device, seed)
+        every = groups(networks[number], sizes)
+        scores = importance(networks[number], every, lesson.query.batches, openness, device, seed)
         made = seeded(seed, lambda: Network(shape, replace(parts, widths=smaller))).to(device)
-        made.load_state_dict(cut(network, every, kept(every, scores, smaller)))
+        made.load_state_dict(cut(networks[number], every, kept(every, scores, smaller)))
         step = _Recovery(made, lesson, (own, context), openness, seed)
         fit(made, step.loss, step.parts, replace(plan, random_state=seed))
         out.append(made.eval())
@@ -102,14 +136,15 @@ def importance(
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     scores = [np.zeros(group.units) for group in every]
     network.eval()
-    parameters = dict(network.named_parameters())
+    parameters: dict[str, Tensor] = dict(network.named_parameters())
     readers = [_readers(group, parameters) for group in every]
     for number in rng.permutation(np.arange(DRAWS) % len(batches)):
         batch = batches[number]
         own, context, _, _ = network(batch.to(device), openness)
         count = len(batch.cells)
-        told = sum(_drawn(logits[:count], generator) for logits in (own, context))
-        gradients = dict(zip(parameters, torch.autograd.grad(told, list(parameters.values()), allow_unused=True), strict=True))
+        told = _drawn(own[:count], generator) + _drawn(context[:count], generator)
+        slopes = torch.autograd.grad(told, list(parameters.values()), allow_unused=True)
+        gradients = dict(zip(parameters, slopes, strict=True))
         for score, group, places in zip(scores, every, readers, strict=True):
             slope = torch.zeros(group.units, device=device)
             for name, place in places:

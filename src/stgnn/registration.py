@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
     from stgnn.data.cells import Cells
+    from stgnn.data.stored import StoredRows
 
 WEIGHT = 1.5
 """Weight of the map beside all that is said otherwise, where sections lie over one another; above 1, since what is
@@ -193,53 +194,75 @@ def draw(
     )
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """Where each section of a query lies on a map of the reference, and how far it is listened to there.
+
+    Parameters
+    ----------
+    placed
+        By code of the section: the map, how the section lies on it, and the weight that it has earned, above 0.
+    agreement
+        By section, what the map says of its cells' types over what it says of the reference's own, as far as it was
+        tried.
+    """
+
+    placed: dict[int, tuple[Atlas, Pose, float]]
+    agreement: dict[str, float]
+
+    def said(self, query: Cells, rows: slice) -> Float[np.ndarray, "m c"] | float:
+        """What is to be added to the log-probabilities of some cells of the query; 0 where no map fits."""
+        scores: np.ndarray | float = 0.0
+        for code, (atlas, pose, weight) in self.placed.items():
+            own = query.section[rows] == code
+            if query.coords is None or not own.any():
+                continue
+            if isinstance(scores, float):
+                scores = np.zeros((len(own), len(atlas.composition)))
+            said = log_softmax(atlas.at(pose.of(query.coords[rows][own])), axis=1)
+            scores[own] = weight * experts.floored(said)
+        return scores
+
+
 def overlay(
     maps: Sequence[Atlas],
     query: Cells,
-    features: Float[np.ndarray, "n f"],
-    log_proba: Float[np.ndarray, "n c"],
+    features: np.ndarray | StoredRows,
+    log_proba: np.ndarray | StoredRows,
     expected: float,
-) -> tuple[Float[np.ndarray, "n c"], dict[str, float]]:
-    """What the map says of each cell of a query, times the weight it has earned.
+) -> Overlay:
+    """Lay each section of a query over the map that it agrees with best.
 
     Parameters
     ----------
     maps
-        Of the reference's sections; each section of the query is laid over the one that it agrees with best.
+        Of the reference's sections.
     query
         Cells with or without coordinates.
     features
-        Their expression, on the maps' scale.
+        Their expression, on the maps' scale (cells, features).
     log_proba
-        What is said of them otherwise.
+        What is said of them otherwise (cells, types).
     expected
         Accuracy that is expected of it: a map that errs more often than that weighs the less.
-
-    Returns
-    -------
-    scores
-        To be added to the experts' log-probabilities; 0 where no map fits.
-    agreement
-        By section of the query, what the map says of its cells' types over what it says of the reference's own, as far
-        as it was tried.
     """
-    scores = np.zeros_like(log_proba)
+    placed: dict[int, tuple[Atlas, Pose, float]] = {}
     agreement: dict[str, float] = {}
     if not maps or query.coords is None or query.coords.shape[1] != 2:
-        return scores, agreement
-    log_proba = log_softmax(experts.floored(log_softmax(log_proba, axis=1)), axis=1)
+        return Overlay(placed, agreement)
     for own in by_section(query.section):
         if len(own) < FEWEST:
             continue
-        name = query.sections[query.section[own[0]]]  # a section may have lost all of its cells
+        code = int(query.section[own[0]])  # a section may have lost all of its cells
         some = own[:: max(1, len(own) // MOST_CELLS)]
-        atlas, pose, agreement[name] = _best(maps, query.coords[some], features[some], np.exp(log_proba[some]))
-        weight = WEIGHT * np.clip((agreement[name] - APART) / (TOGETHER - APART), 0, 1)
+        said = log_softmax(experts.floored(log_softmax(log_proba[some], axis=1)), axis=1)
+        atlas, pose, agreed = _best(maps, query.coords[some], features[some], np.exp(said))
+        agreement[query.sections[code]] = agreed
+        weight = WEIGHT * np.clip((agreed - APART) / (TOGETHER - APART), 0, 1)
         weight *= min((1 - expected) / max(1 - atlas.accuracy, 1e-9), 1)
         if weight > 0:
-            said = log_softmax(atlas.at(pose.of(query.coords[own])), axis=1)
-            scores[own] = weight * experts.floored(said)
-    return scores, agreement
+            placed[code] = atlas, pose, float(weight)
+    return Overlay(placed, agreement)
 
 
 def _best(

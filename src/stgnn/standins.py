@@ -181,7 +181,7 @@ def patches(cells: Cells, at_most: int, cells_per_patch: int, random_state: int)
 
 
 def learned_from(query: Cells, at_most: int, random_state: int) -> Cells:
-    """A query of up to so many cells, or patches of a larger one."""
-    if len(query) <= at_most:
-        return query
-    return take(query, patches(query, at_most, CELLS_PER_PATCH, random_state))
+    """A query of up to so many cells, or patches of a larger one; in memory, wherever its counts are."""
+    small = len(query) <= at_most
+    rows = np.arange(len(query)) if small else patches(query, at_most, CELLS_PER_PATCH, random_state)
+    return take(query, rows)

@@ -17,6 +17,9 @@ from stgnn.network import Network, Widths
 if TYPE_CHECKING:
     from jaxtyping import Int
 
+LANES = 8
+"""Numbers that processors handle together."""
+
 GRAIN = 256
 """Steps in which the share of units is lowered until few enough parameters are left."""
 
@@ -95,7 +98,14 @@ def fewer(network: Network, sizes: Widths, share: float) -> Widths:
 
 def _scaled(every: list[Group], sizes: Widths, part: float) -> Widths:
     """That part of the units of each kind, and at least one of each block."""
-    return replace(sizes, **{g.kind: max(int(g.units * part) // g.blocks, 1) * g.blocks for g in every})
+    return replace(sizes, **{group.kind: _stay(group, part) for group in every})
+
+
+def _stay(group: Group, part: float) -> int:
+    """So many units of each block, in lanes of a processor's vectors: 46 units take longer than 48."""
+    each = group.units // group.blocks
+    lanes = LANES if each >= 2 * LANES else 1
+    return max(int(each * part) // lanes, 1) * lanes * group.blocks
 
 
 def _left(network: Network, every: list[Group], smaller: Widths) -> int:

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from stgnn.data import genes as gene_names
 from stgnn.data.columns import read_coords, read_labels, read_sections, unique_names
-from stgnn.data.counts import expected_counts, find_counts
+from stgnn.data.counts import Found, expected_counts, find_counts
 from stgnn.data.files import open_h5ad_or_zarr
 from stgnn.data.results import check_key_added, write
 from stgnn.data.schema import (
@@ -38,7 +38,8 @@ class Cells:
     Parameters
     ----------
     counts
-        Raw counts, float32 CSR (cells, genes); no cell is empty.
+        Raw counts, float32 CSR (cells, genes), no cell of them empty; those of a large section may be
+        :class:`~stgnn.data.stored.StoredCounts`.
     genes
         Gene names (genes,), unique.
     names
@@ -89,7 +90,8 @@ class Prediction:
     proba
         Probabilities (cells, types); rows sum to 1.
     embedding
-        Coordinates of each cell in the method's own space (cells, dimensions).
+        Coordinates of each cell in the method's own space (cells, dimensions). Where counts are stored, so are these
+        two.
     rejection
         Score in [0, 1] (cells,); high where the reference seems to have no answer.
     threshold
@@ -252,11 +254,16 @@ def align(reference: Cells, query: Cells) -> tuple[Cells, Cells]:
     >>> bool((reference.genes == query.genes).all())
     True
     """
+    reference, query = match(reference, query)
+    return drop_rare(drop_empty(reference, "reference")), drop_empty(query, "query")
+
+
+def match(reference: Cells, query: Cells) -> tuple[Cells, Cells]:
+    """As :func:`align`, but for cells that have no count left: only genes are looked at."""
     kinds = gene_names.best_pair(gene_names_of(reference), gene_names_of(query))
     reference, query = call_genes(reference, kinds[0], "reference"), call_genes(query, kinds[1], "query")
     shared, sentence = gene_names.check_shared(reference.genes, query.genes)
-    reference, query = take(reference, shared), note(take(query, shared), sentence)
-    return drop_rare(drop_empty(reference, "reference")), drop_empty(query, "query")
+    return take(reference, shared), note(take(query, shared), sentence)
 
 
 def select_genes(cells: Cells, genes: np.ndarray) -> Cells:
@@ -285,6 +292,11 @@ def select_genes(cells: Cells, genes: np.ndarray) -> Cells:
     >>> select_genes(read_query(toy()[1]), ["Gene7", "Gene3"]).genes.tolist()
     ['Gene7', 'Gene3']
     """
+    return drop_empty(pick_genes(cells, genes), "query")
+
+
+def pick_genes(cells: Cells, genes: np.ndarray) -> Cells:
+    """As :func:`select_genes`, but for cells that have no count left: only genes are looked at."""
     wanted = np.array([str(name) for name in genes], dtype=object)
     kind, _ = gene_names.best_pair(gene_names_of(cells), {gene_names.VAR_NAMES: wanted})
     cells = call_genes(cells, kind, "query")
@@ -296,7 +308,7 @@ def select_genes(cells: Cells, genes: np.ndarray) -> Cells:
             found=f"{len(missing)} of them missing: {', '.join(missing[:3])}" + (", ..." if len(missing) > 3 else ""),
             hint="fit on the genes that both have: align(reference, query)",
         )
-    return drop_empty(take(cells, wanted), "query")
+    return take(cells, wanted)
 
 
 def _adata(source: Any, argument: str) -> AnnData:
@@ -324,14 +336,19 @@ def _read(
     else:
         found = find_counts(adata, layer, argument, recover_counts=recover_counts)
     names, n_repeats = unique_names(adata.obs_names)
+    if n_repeats:
+        notes = [*notes, f"{number_of(n_repeats, 'repeated cell name')} in the {argument} numbered"]
+    return of_counts(found, names, section, sections, argument, notes)
+
+
+def of_counts(
+    found: Found, names: np.ndarray, section: np.ndarray, sections: tuple[str, ...], argument: str, notes: list[str]
+) -> Cells:
+    """Cells of counts just found, whose genes get names of their own, without labels and coordinates."""
     raw_genes = gene_names.strip_versions(found.var.index.to_numpy())
     counts, genes, first = gene_names.merge_duplicates(found.values, raw_genes)
-    notes = [*notes, *([found.note] if found.note else [])]
-    if n_repeats:
-        notes.append(f"{number_of(n_repeats, 'repeated cell name')} in the {argument} numbered")
     n_same = len(raw_genes) - len(genes)
-    if n_same:
-        notes.append(f"counts of {number_of(n_same, 'repeated gene name')} in the {argument} summed")
+    same = f"counts of {number_of(n_same, 'repeated gene name')} in the {argument} summed"
     cells = Cells(
         counts=counts,
         genes=genes,
@@ -341,8 +358,8 @@ def _read(
         sections=sections,
         labels=None,
         types=(),
-        rows=np.arange(adata.n_obs),
-        n_source=adata.n_obs,
+        rows=np.arange(len(section)),
+        n_source=len(section),
         other_ids={column: ids[first] for column, ids in gene_names.other_ids(found.var).items()},
     )
-    return note(cells, *notes)
+    return note(cells, *notes, *([found.note] if found.note else []), *([same] if n_same else []))

@@ -43,7 +43,9 @@ class Found(NamedTuple):
     note: str
 
 
-class _Candidate(NamedTuple):
+class Candidate(NamedTuple):
+    """A matrix that may hold counts, what messages call it, and the table of its genes."""
+
     name: str
     matrix: Any
     var: pd.DataFrame
@@ -83,7 +85,7 @@ def find_counts(adata: AnnData, layer: str | None, argument: str, *, recover_cou
     >>> find_counts(adata, None, "query").note
     "counts taken from layers['counts'], since X does not hold counts"
     """
-    candidates = _candidates(adata, layer, argument)
+    candidates = find_candidates(adata, layer, argument)
     first_values, first_problem = None, ""
     for name, matrix, var in candidates:
         values = to_csr(matrix)
@@ -101,10 +103,15 @@ def find_counts(adata: AnnData, layer: str | None, argument: str, *, recover_cou
     name, _, var = candidates[0]
     if recover_counts and first_values is not None:
         return Found(recover(first_values, f"{argument}, {name}"), var, f"counts recovered from the values in {name}")
-    raise CountsError(
-        f"{argument}, {name}",
+    raise not_counts(f"{argument}, {name}", first_problem)
+
+
+def not_counts(where: str, problem: str) -> CountsError:
+    """Error for values that :func:`find_problem` found to be no counts."""
+    return CountsError(
+        where,
         expected="raw counts",
-        found=first_problem,
+        found=problem,
         hint="pass layer=... with the layer of raw counts, or recover_counts=True to undo a log-normalisation",
     )
 
@@ -119,32 +126,32 @@ def expected_counts(adata: AnnData, argument: str) -> Found:
     CountsError
         If there is no ``X``, or if values are NaN, infinite or negative.
     """
-    (name, matrix, var), *_ = _candidates(adata, "X", argument)
+    (name, matrix, var), *_ = find_candidates(adata, "X", argument)
     values = to_csr(matrix)
     if problem := _impossible(values, var.index):
         raise CountsError(f"{argument}, {name}", expected="counts expected from an image", found=problem)
     return Found(values, var, f"the {argument} holds counts expected from an image, not measured ones")
 
 
-def _candidates(adata: AnnData, layer: str | None, argument: str) -> list[_Candidate]:
-    """Places to look for counts, in order."""
+def find_candidates(adata: AnnData, layer: str | None, argument: str) -> list[Candidate]:
+    """Places to look for counts, in order; see :func:`find_counts`."""
     if layer is not None:
         if layer in adata.layers:
-            return [_Candidate(f"layers[{layer!r}]", adata.layers[layer], adata.var)]
+            return [Candidate(f"layers[{layer!r}]", adata.layers[layer], adata.var)]
         if layer == "X" and adata.X is not None:
-            return [_Candidate("X", adata.X, adata.var)]
+            return [Candidate("X", adata.X, adata.var)]
         if layer == "raw" and adata.raw is not None:
-            return [_Candidate("raw", adata.raw.X, adata.raw.var)]
+            return [Candidate("raw", adata.raw.X, adata.raw.var)]
         options = [*adata.layers, *(["X"] if adata.X is not None else []), *(["raw"] if adata.raw is not None else [])]
         raise CountsError(
             "layer", expected=f"a layer of {argument}", found=f"no layer {layer!r}", hint=nearest(layer, options)
         )
-    found = [] if adata.X is None else [_Candidate("X", adata.X, adata.var)]
+    found = [] if adata.X is None else [Candidate("X", adata.X, adata.var)]
     for name in sorted(adata.layers, key=lambda name: (str(name).lower() not in COUNT_LAYERS[:1], str(name))):
         if str(name).lower() in COUNT_LAYERS:
-            found.append(_Candidate(f"layers[{name!r}]", adata.layers[name], adata.var))
+            found.append(Candidate(f"layers[{name!r}]", adata.layers[name], adata.var))
     if adata.raw is not None:
-        found.append(_Candidate("raw", adata.raw.X, adata.raw.var))
+        found.append(Candidate("raw", adata.raw.X, adata.raw.var))
     if not found:
         raise CountsError(
             argument,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,12 +59,7 @@ def open_h5ad_or_zarr(path: str | Path, argument: str) -> AnnData:
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in the readers
-        raise FileError(
-            argument,
-            expected=f"a readable {path.suffix} of AnnData",
-            found=f"{str(path)!r}, which cannot be read ({type(error).__name__}: {error})",
-            hint="it may be truncated or not of AnnData: copy or write it again",
-        ) from error
+        raise damaged(path, argument, error) from error
     if 0 in adata.shape:
         raise FileError(
             argument, expected="cells and genes", found=f"{adata.n_obs} cells and {adata.n_vars} genes in {str(path)!r}"
@@ -112,15 +108,20 @@ def open_places(path: str | Path, argument: str) -> AnnData:
     except MemoryError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in the readers
-        raise FileError(
-            argument,
-            expected="a readable .h5ad of AnnData",
-            found=f"{str(path)!r}, which cannot be read ({type(error).__name__}: {error})",
-            hint="it may be truncated or not of AnnData: copy or write it again",
-        ) from error
+        raise damaged(path, argument, error) from error
     if adata.n_obs == 0:
         raise FileError(argument, expected="bins", found=f"none in {str(path)!r}")
     return adata
+
+
+def damaged(path: Path, argument: str, error: Exception) -> FileError:
+    """Error for a file of AnnData that a reader stumbled over."""
+    return FileError(
+        argument,
+        expected=f"a readable {path.suffix} of AnnData",
+        found=f"{str(path)!r}, which cannot be read ({type(error).__name__}: {error})",
+        hint="it may be truncated or not of AnnData: copy or write it again",
+    )
 
 
 def _check_kind(path: Path, argument: str) -> None:
@@ -209,18 +210,31 @@ def write_atomically(adata: AnnData, path: str | Path) -> None:
     ...     os.listdir(folder)
     ['eye.h5ad']
     """
+    with replacing(path) as partial:
+        if partial.name.endswith(f".h5ad{PARTIAL}"):
+            adata.write_h5ad(partial, convert_strings_to_categoricals=False)
+        else:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Writing zarr v2", category=UserWarning)
+                adata.write_zarr(partial, convert_strings_to_categoricals=False)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a name to write to; what is there in the end replaces ``path``, unless writing failed.
+
+    Raises
+    ------
+    FileError
+        If ``path`` cannot be written; nothing is left behind then.
+    """
     path = check_output(path)
     partial = path.with_name(path.name + PARTIAL)
     old = path.with_name(path.name + ".old" + PARTIAL)
     try:
         _remove(partial)
         _restore(old, path)
-        if path.suffix == ".h5ad":
-            adata.write_h5ad(partial, convert_strings_to_categoricals=False)
-        else:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Writing zarr v2", category=UserWarning)
-                adata.write_zarr(partial, convert_strings_to_categoricals=False)
+        yield partial
         _flush(partial)
         if path.is_dir():  # a filled folder cannot be replaced in one step
             os.replace(path, old)

@@ -15,7 +15,9 @@ RESOLUTIONS = ("auto", "cell", "spot")
 CELL_UM = 20.0
 """Bins closer than this hold a cell or less."""
 
-_FEWEST = 20
+_FEWEST, _MOST = 20, 50_000
+"""Places of a section that are looked at: of fewer none, of more some."""
+
 _NEIGHBOURS, _COMMON = 18, 0.15
 """Neighbours of a place, and the share of their distances that are alike: a fifth on lattices, else a twentieth."""
 
@@ -64,7 +66,8 @@ def _pitch(cells: Cells) -> float | None:
         places = cells.coords[cells.section == code]
         if len(places) < _FEWEST:
             continue
-        distance = np.sort(cKDTree(places).query(places, k=_NEIGHBOURS + 1)[0][:, 1:], axis=None)
+        some = places[:: -(-len(places) // _MOST)]
+        distance = np.sort(cKDTree(places).query(some, k=_NEIGHBOURS + 1)[0][:, 1:], axis=None)
         distance = distance[(distance > 0) & np.isfinite(distance)]
         alike = np.searchsorted(distance, distance * _ALIKE, side="right") - np.arange(len(distance))
         common = np.flatnonzero(alike >= max(_COMMON * len(distance), 1))

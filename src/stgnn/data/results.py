@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,23 +104,15 @@ def write(
 
     check_key_added(adata, key_added)
     _check(adata, cells, prediction, types)
-    proba = _spread(cells, prediction.proba, fill=1.0 / len(types))
-    confidence = _spread(cells, prediction.proba.max(axis=1, keepdims=True), fill=0.0)[:, 0]
-    rejection = _spread(cells, prediction.rejection[:, None], fill=1.0)[:, 0]
-    code = proba.argmax(axis=1)
-    categories = [name for name in types if name != UNKNOWN] + [UNKNOWN]
-    position = np.array([categories.index(name) for name in types])
-    unknown = np.ones(cells.n_source, dtype=bool)
-    unknown[cells.rows] = prediction.rejection > prediction.threshold
-    chosen = np.where(unknown, len(categories) - 1, position[code])
+    own = results_of(prediction, cells.rows, cells.n_source, types)
     with warnings.catch_warnings():
         # a view becomes an object of its own here, which is what who annotates a subset asks for
         warnings.simplefilter("ignore", ImplicitModificationWarning)
-        adata.obs[key_added] = pd.Categorical.from_codes(chosen, categories=categories)
-        adata.obs[confidence_key(key_added)] = np.clip(confidence, 0.0, 1.0).astype(np.float32)
-        adata.obs[rejection_key(key_added)] = np.clip(rejection, 0.0, 1.0).astype(np.float32)
-        adata.obsm[proba_key(key_added)] = pd.DataFrame(proba, index=adata.obs_names, columns=type_columns(types))
-        adata.obsm[embedding_key(key_added)] = _spread(cells, prediction.embedding, fill=0.0).astype(np.float32)
+        adata.obs[key_added] = pd.Categorical.from_codes(own.code, categories=categories_of(types))
+        adata.obs[confidence_key(key_added)] = own.confidence
+        adata.obs[rejection_key(key_added)] = own.rejection
+        adata.obsm[proba_key(key_added)] = pd.DataFrame(own.proba, index=adata.obs_names, columns=type_columns(types))
+        adata.obsm[embedding_key(key_added)] = own.embedding
         for name, values in (
             (abundance_key(key_added), prediction.abundance),
             (deviation_key(key_added), prediction.deviation),
@@ -127,16 +120,68 @@ def write(
             if values is None:  # an earlier result may have had them
                 adata.obsm.pop(name, None)
                 continue
-            table = _spread(cells, values, fill=0.0 if name == abundance_key(key_added) else np.nan)
+            fill = 0.0 if name == abundance_key(key_added) else np.nan
+            table = _spread(values, cells.rows, cells.n_source, fill)
             adata.obsm[name] = pd.DataFrame(table, index=adata.obs_names, columns=type_columns(types))
-        adata.uns[key_added] = {
-            "types": np.array(types, dtype=object),
-            "parameters": plain(parameters or {}),
-            "notes": plain(cells.notes),
-            "details": plain(prediction.details),
-            "threshold": float(prediction.threshold),
-            "version": __version__,
-        }
+        adata.uns[key_added] = record_of(cells, prediction, types, parameters or {})
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is written of each cell.
+
+    Parameters
+    ----------
+    code
+        Number of its type among :func:`categories_of` the types (cells,).
+    confidence, rejection
+        Between 0 and 1 (cells,), float32.
+    proba, embedding
+        Probabilities (cells, types), float64, and embedding (cells, dimensions), float32.
+    """
+
+    code: np.ndarray
+    confidence: np.ndarray
+    rejection: np.ndarray
+    proba: np.ndarray
+    embedding: np.ndarray
+
+
+def categories_of(types: tuple[str, ...]) -> list[str]:
+    """What cells can be called: the types, and unknown."""
+    return [name for name in types if name != UNKNOWN] + [UNKNOWN]
+
+
+def results_of(prediction: Prediction, rows: np.ndarray, n: int, types: tuple[str, ...]) -> Results:
+    """What is written of n cells, of which those at ``rows`` have a prediction, the others none."""
+    proba = _spread(prediction.proba, rows, n, 1.0 / len(types))
+    confidence = _spread(prediction.proba.max(axis=1, keepdims=True), rows, n, 0.0)[:, 0]
+    rejection = _spread(prediction.rejection[:, None], rows, n, 1.0)[:, 0]
+    categories = categories_of(types)
+    position = np.array([categories.index(name) for name in types])
+    unknown = np.ones(n, dtype=bool)
+    unknown[rows] = prediction.rejection > prediction.threshold
+    return Results(
+        np.where(unknown, len(categories) - 1, position[proba.argmax(axis=1)]),
+        np.clip(confidence, 0.0, 1.0).astype(np.float32),
+        np.clip(rejection, 0.0, 1.0).astype(np.float32),
+        proba,
+        _spread(prediction.embedding, rows, n, 0.0).astype(np.float32),
+    )
+
+
+def record_of(
+    cells: Cells, prediction: Prediction, types: tuple[str, ...], parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What ``uns`` says of the results."""
+    return {
+        "types": np.array(types, dtype=object),
+        "parameters": plain(parameters),
+        "notes": plain(cells.notes),
+        "details": plain(prediction.details),
+        "threshold": float(prediction.threshold),
+        "version": __version__,
+    }
 
 
 def check_key_added(adata: AnnData, key_added: str) -> None:
@@ -186,10 +231,10 @@ def _check(adata: AnnData, cells: Cells, prediction: Prediction, types: tuple[st
         raise InputError("prediction.proba", expected="rows that sum to 1", found="rows that do not, or NaN")
 
 
-def _spread(cells: Cells, values: np.ndarray, *, fill: float) -> np.ndarray:
-    """Put the rows of some cells back at their places in the source."""
-    out = np.full((cells.n_source, values.shape[1]), fill, dtype=np.float64)
-    out[cells.rows] = values
+def _spread(values: np.ndarray, rows: np.ndarray, n: int, fill: float) -> np.ndarray:
+    """Put the rows of some cells back at their places among n."""
+    out = np.full((n, values.shape[1]), fill, dtype=np.float64)
+    out[rows] = values
     return out
 
 

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from itertools import tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, final
 
 import numpy as np
 import torch
 from scipy.special import log_softmax, softmax
 
-from stgnn import __version__, bilevel, experts, pruning, registration, shallow, siblings, teacher
+from stgnn import bilevel, experts, exporting, pruning, registration, resume, shallow, siblings
 from stgnn.council import GENES_ALONE
 from stgnn.data.cells import Cells, Prediction
 from stgnn.data.schema import check_at_least
+from stgnn.data.stored import table_beside
 from stgnn.graph.sample import Tile, pieces
 from stgnn.lesson import Layout, Lesson, Look, prepare, review, shape_arrays, shape_from
 from stgnn.methods.base import Annotator
-from stgnn.network import Network, Parts
+from stgnn.network import Network, Parts, Widths
 from stgnn.shallow import Clusters
 from stgnn.standins import labels_of, learned_from, take
-from stgnn.students import consensus, purity
+from stgnn.students import consensus, nearest_consensus, purity
+from stgnn.sweep import Said, Sweep, Verdict, runs, space_in_words
 from stgnn.teacher import Teaching
-from stgnn.train import Plan, find_device, fingerprint, progress, seed_of
+from stgnn.train import Plan, find_device, progress, seed_of
 from stgnn.unknown import Common, discord, divergence, rejection, strangeness, usual
 
 if TYPE_CHECKING:
@@ -38,16 +42,6 @@ CLUSTER_WEIGHT = 0.75
 
 THRESHOLD = 0.6
 """Cells whose rejection lies above it are unknown."""
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """What council and networks say of cells (cells, types), the networks' states, how far experts of genes differ."""
-
-    council: Float[np.ndarray, "n c"]
-    networks: Float[np.ndarray, "n c"]
-    states: Float[np.ndarray, "n d"]
-    apart: Float[np.ndarray, " n"]
 
 
 @final
@@ -110,6 +104,8 @@ class SpatialTransformerGNN(Annotator):
     (120, 5)
     """
 
+    in_pieces: ClassVar[bool] = True
+
     gene_graph: bool = True
     cell_graph: bool = True
     gate: bool = True
@@ -138,8 +134,11 @@ class SpatialTransformerGNN(Annotator):
         self.genes_, self.types_ = reference.genes, reference.types
         reference, query = self._see(reference), self._see(query)
         query = learned_from(query, self.max_cells, self.random_state)
-        folder = self._open_checkpoint(reference, query)
-        teaching = self._teaching(reference, query)
+        options = [(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "checkpoint"]
+        folder = resume.folder_of(self.checkpoint, reference, query, options)
+        teaching = resume.teaching(
+            self.checkpoint, reference, query, selector=self.selector, random_state=self.random_state
+        )
         self.openness_ = teaching.openness
         self.shape_, lesson = prepare(
             reference,
@@ -155,6 +154,7 @@ class SpatialTransformerGNN(Annotator):
         kinds = range(len(reference.types))
         self.means_ = np.stack([teaching.scale.reference[labels == k].mean(0) for k in kinds])
         self.networks_: list[Network] = []
+        self.widths_: dict[str, int] | None = None
         self.curve_: list[dict[str, float]] = []
         with progress("training", self.members * max(self.rounds, 1) * self.steps) as watch:
             for member in range(self.members):
@@ -162,40 +162,48 @@ class SpatialTransformerGNN(Annotator):
         self._confer(query, teaching)
         return self
 
-    def predict(self, query: Cells) -> Prediction:
-        """Annotate cells that have the genes the method was fitted with, a piece of tissue at a time."""
-        placed, query = query.coords is not None, self._see(query)
-        look, clusters = Look.of(query), cast(Clusters, self.council_[-1])
-        n, n_clusters = len(query), clusters.centres.shape[1]
-        members = np.empty((len(clusters.centres), n), dtype=np.int32)
-        joint, states, common = np.empty((n, len(self.types_))), np.empty((n, 0), dtype=np.float32), []
-        features = np.empty((n if self.maps_ else 0, self.shape_.features), dtype=np.float32)
-        for piece in self._pieces(query):
-            core, cells, inner = piece.core, take(query, piece.nodes), slice(len(piece.core))
-            seen, genes = self.shape_.see(look.at(cells))
-            member = clusters.members(seen)
-            verdict = self._judge(cells, seen, genes, member)
-            joint[core] = (verdict.council + NETWORK_WEIGHT * verdict.networks)[inner]
-            members[:, core] = member[:, inner]
-            common.append(Common.of(seen[inner], member[:, inner], verdict.apart[inner], n_clusters))
-            if not states.shape[1]:
-                states = np.empty((n, verdict.states.shape[1]), dtype=np.float32)
-            states[core] = verdict.states[inner]
-            if self.maps_:
-                features[core] = seen[inner]
-        joint, agreement = self._placed(joint, query, features)
-        proba = softmax(joint * self.temperature_, axis=1)
-        odd = self._odd(proba.argmax(1), members, sum(common[1:], common[0]))
-        strange, apart = (values / typical for values, typical in zip(odd, self.usual_, strict=True))
+    def predict(self, query: Cells, *, each: Callable[..., Iterable[Said]] = map) -> Prediction:
+        """Annotate cells that have the genes the method was fitted with, a piece of tissue at a time.
+
+        Tables of a query whose counts are stored are stored beside them. ``each`` judges the pieces: the builtin map,
+        or one that hands them to other processes and returns what is said in order.
+        """
+        seen = self._see(query)
+        sweep, expected = self._sweep(seen, each), cast(float, self.decisions_["expected_accuracy"])
+        laid = registration.overlay(self.maps_, seen, sweep.features, sweep.joint, expected)
+        proba = table_beside(query.counts, "proba", len(self.types_), np.float32)
+        score = np.empty(len(query))
+        for rows in runs(len(query)):
+            certain = softmax((sweep.joint[rows] * self.calm_ + laid.said(seen, rows)) * self.temperature_, axis=1)
+            odd = self._odd(certain.argmax(1), sweep.members[rows].T, sweep.common)
+            score[rows] = rejection(certain, *(values / typical for values, typical in zip(odd, self.usual_)))
+            proba[rows] = certain
         details: dict[str, Any] = {
             **self.decisions_,
-            "registration": agreement,
+            "registration": laid.agreement,
             "curve": self.curve_,
             "temperature": self.temperature_,
-            "space_used": query.coords is not None and self.openness_ > 0,
-            "space": _space(query, self.openness_) if placed else "off: the query has no coordinates",
+            "space_used": seen.coords is not None and self.openness_ > 0,
+            "space": space_in_words(seen, self.openness_)
+            if query.coords is not None
+            else "off: the query has no coordinates",
         }
-        return Prediction(proba.astype(np.float32), states, rejection(proba, strange, apart), THRESHOLD, details)
+        return Prediction(cast(np.ndarray, proba), cast(np.ndarray, sweep.states), score, THRESHOLD, details)
+
+    def _sweep(self, query: Cells, each: Callable[..., Iterable[Said]] = map) -> Sweep:
+        pieces, again = tee(self._pieces(query))
+        return Sweep.of(query, zip(pieces, each(partial(self._say, query, Look.of(query)), again), strict=True))
+
+    def _say(self, query: Cells, look: Look, piece: Tile) -> Said:
+        """Judge the cells in the core of a piece, all else in it being heard."""
+        cells, inner, clusters = take(query, piece.nodes), slice(len(piece.core)), cast(Clusters, self.council_[-1])
+        features, genes = self.shape_.see(look.at(cells))
+        members = clusters.members(features)
+        verdict = self._judge(cells, features, genes, members)
+        common = Common.of(features[inner], members[:, inner], verdict.apart[inner], clusters.centres.shape[1])
+        joint = (verdict.council + NETWORK_WEIGHT * verdict.networks)[inner]
+        kept = features[inner] if self.maps_ else np.empty((len(joint), 0), dtype=np.float32)
+        return Said(joint, verdict.states[inner], members[:, inner].T.astype(np.int32), kept, common)
 
     def _pieces(self, query: Cells) -> Iterator[Tile]:
         """Cells to judge at once, with all that they listen to."""
@@ -208,27 +216,8 @@ class SpatialTransformerGNN(Annotator):
         """Cells without their places where no part of the model is to look at them."""
         return cells if self.cell_graph or self.global_tokens else replace(cells, coords=None)
 
-    def _teaching(self, reference: Cells, query: Cells) -> Teaching:
-        """The teacher's word, from a former run on the same data where there is one."""
-        file = None
-        if self.checkpoint is not None:
-            kept = fingerprint(
-                _arrays_of(reference, query), repr((__version__, "two students", self.selector, self.random_state))
-            )
-            file = Path(self.checkpoint) / f"teaching-{kept}.npz"
-            kept_teaching = Teaching.load(file)
-            if kept_teaching is not None:
-                return kept_teaching
-        teaching = teacher.teach(reference, query, selector=self.selector, random_state=self.random_state)
-        if file is not None:
-            teaching.save(file)
-        return teaching
-
     def _confer(self, query: Cells, teaching: Teaching) -> None:
-        """Let cells alike be called together, as far as the query teaches itself and clusters are types.
-
-        With that all is said: how sure to be, and how much strangeness and discord are usual, follow from it.
-        """
+        """Let cells alike be called together, as far as the query teaches itself and clusters are types."""
         features, genes = self.shape_.see(Look.of(query).at(query))
         verdict = self._judge(query, features, genes)
         view, council, said = shallow.View(query, teaching.scale.query), verdict.council, verdict.networks
@@ -242,40 +231,69 @@ class SpatialTransformerGNN(Annotator):
         self.council_, self.weights_ = [*self.council_, clusters], np.append(self.weights_, weight)
         self.decisions_ = {**self.decisions_, "cluster_purity": pure}
         joint = council + weight * experts.floored(together) + NETWORK_WEIGHT * said
-        self._settle(query, features, members, joint, verdict.apart)
+        common = Common.of(view.features, members, verdict.apart, clusters.centres.shape[1])
+        self._settle(query, Sweep(joint, verdict.states, members.T, view.features, common))
 
-    def _settle(
-        self,
-        query: Cells,
-        features: Float[np.ndarray, "n f"],
-        members: Int[np.ndarray, "r n"],
-        joint: Float[np.ndarray, "n c"],
-        apart: Float[np.ndarray, " n"],
-    ) -> None:
-        """Learn how sure to be once all is said, and how much strangeness and discord are usual."""
+    def _settle(self, query: Cells, sweep: Sweep) -> None:
+        """Learn from all that is said how sure to be, and how much strangeness and discord are usual."""
         expected = cast(float, self.decisions_["expected_accuracy"])
+        joint, members = np.asarray(sweep.joint), np.asarray(sweep.members).T
         self.calm_ = experts.temperature(joint, expected, highest=20.0)
-        joint, _ = self._placed(joint, query, features)
+        laid = registration.overlay(self.maps_, query, sweep.features, joint, expected)
+        joint = joint * self.calm_ + laid.said(query, slice(None))
         self.temperature_ = experts.temperature(joint, expected, highest=20.0)
-        common = Common.of(features, members, apart, cast(Clusters, self.council_[-1]).centres.shape[1])
-        self.usual_ = [usual(values) for values in self._odd(joint.argmax(1), members, common)]
+        self.usual_ = [usual(values) for values in self._odd(joint.argmax(1), members, sweep.common)]
 
-    def prune(self, reference: Cells, query: Cells, share: float = 0.5) -> SpatialTransformerGNN:
-        """Return a smaller model."""
+    def prune(
+        self, reference: Cells, query: Cells, share: float = 0.5, members: int | None = None
+    ) -> SpatialTransformerGNN:
+        r"""Return a smaller fitted model; this one stays as it is.
+
+        See :mod:`stgnn.pruning` for the importance :math:`I_u` of a head or hidden unit and the fit that recovers.
+
+        Parameters
+        ----------
+        reference, query
+            What the model was fitted on, or cells like it.
+        share
+            Share that is kept at most of the networks' parameters, and of the council's clusterings (above 0 to 1).
+        members
+            Networks that are kept, those that say most nearly what all say; None for all.
+
+        Raises
+        ------
+        InputError
+            One of its kinds, if cells have other genes or types, or an option is out of range.
+
+        Examples
+        --------
+        >>> smaller = model.prune(reference, query, share=0.5)  # doctest: +SKIP
+        """
+        pruning.check(reference, query, self.genes_, self.types_)
         reference, query = self._see(reference), learned_from(self._see(query), self.max_cells, self.random_state)
-        smaller = copy(self)
-        posterior = np.log(self.predict(query).proba + 1e-12)
+        said, smaller = self._sweep(query), copy(self)
+        guess = softmax(np.asarray(said.joint) * self.calm_ * self.temperature_, axis=1)
         trust = cast(float, self.decisions_["trust"])
-        lesson = review(reference, query, self.shape_, self._layout(), posterior, trust)
-        smaller.networks_, smaller.widths_ = pruning.prune(
-            self.networks_, self.shape_, self._parts(), lesson, share, Plan(self.steps * 2, random_state=self.random_state),
-            openness=float(self.openness_ > 0), device=find_device(self.device),
+        smaller.networks_, widths = pruning.prune(
+            self.networks_,
+            self.shape_,
+            self._parts(),
+            review(reference, query, self.shape_, self._layout(), guess, trust),
+            share,
+            members,
+            Plan(2 * self.steps, random_state=self.random_state),
+            openness=float(self.openness_ > 0),
+            device=find_device(self.device),
         )
-        features, genes = self.shape_.see(Look.of(query).at(query))
-        members = cast(Clusters, self.council_[-1]).members(features)
-        verdict = smaller._judge(query, features, genes, members)
-        smaller._settle(query, features, members, verdict.council + NETWORK_WEIGHT * verdict.networks, verdict.apart)
+        smaller.widths_, smaller.members = asdict(widths), len(smaller.networks_)
+        fewer = nearest_consensus(cast(Clusters, self.council_[-1]), np.asarray(said.members).T, share)
+        smaller.council_ = [*self.council_[:-1], fewer]
+        smaller._settle(query, smaller._sweep(query))
         return smaller
+
+    def export(self, folder: str | Path) -> None:
+        """Write the networks as programs that run without this package; see :func:`stgnn.exporting.export`."""
+        exporting.export(self.networks_, self._layout(), self.openness_, self.genes_, self.types_, folder)
 
     def _odd(
         self, kind: Int[np.ndarray, " n"], members: Int[np.ndarray, "r n"], common: Common
@@ -286,33 +304,15 @@ class SpatialTransformerGNN(Annotator):
         """
         return strangeness(kind, members, common, self.means_), discord(members, common)
 
-    def _placed(
-        self, joint: Float[np.ndarray, "n c"], query: Cells, features: Float[np.ndarray, "n f"]
-    ) -> tuple[Float[np.ndarray, "n c"], dict[str, float]]:
-        """Join what the maps say of each cell's place, once the rest is as sure as it should be."""
-        expected = cast(float, self.decisions_["expected_accuracy"])
-        placed, agreement = registration.overlay(self.maps_, query, features, joint, expected)
-        return joint * self.calm_ + placed, agreement
-
     def _judge(
         self,
         query: Cells,
         features: Float[np.ndarray, "n f"],
         genes: Float[np.ndarray, "n g"],
         members: Int[np.ndarray, "r n"] | None = None,
-    ) -> _Verdict:
+    ) -> Verdict:
         """What council and networks say; clusters, the last of the council, are heard where ``members`` are known."""
-        view = shallow.View(query, features)
-        council = self.council_ if members is None else self.council_[:-1]
-        heard = [(w, e) for w, e in zip(self.weights_, council, strict=False) if shallow.usable(e, view)]
-        said = [experts.floored(expert.log_proba(view)) for _, expert in heard]
-        weights = [weight for weight, _ in heard]
-        if members is not None:
-            said.append(experts.floored(cast(Clusters, self.council_[-1]).of_members(members)))
-            weights.append(self.weights_[-1])
-        # experts that need coordinates fall silent without them; the others then speak for them
-        louder = self.weights_.sum() / max(sum(weights), 1e-9)
-        joint = self.prior_ + sum(louder * weight * log for weight, log in zip(weights, said, strict=True))
+        joint, said = shallow.heard(self.council_, self.weights_, shallow.View(query, features), members)
         batches, device = self._layout().batches(query, features, genes), find_device(self.device)
         networks, states = [], []
         for network in self.networks_:
@@ -320,14 +320,16 @@ class SpatialTransformerGNN(Annotator):
             networks.append(experts.floored((1 - self.openness_) * own + self.openness_ * context))
             states.append(state)
         # the experts of genes alone come first, and none of them needs coordinates
-        return _Verdict(joint, np.mean(networks, axis=0), np.hstack(states), divergence(said[:GENES_ALONE]))
+        return Verdict(
+            self.prior_ + joint, np.mean(networks, axis=0), np.hstack(states), divergence(said[:GENES_ALONE])
+        )
 
     def _layout(self) -> Layout:
         return Layout(self.openness_ > 0, self.neighbours, self.layers if self.cell_graph else 0)
 
     def _parts(self) -> Parts:
         own = {field.name: getattr(self, field.name) for field in fields(Parts) if hasattr(self, field.name)}
-        return Parts(**own, widths=vars(self).get("widths_"))
+        return Parts(**own, widths=None if self.widths_ is None else Widths(**self.widths_))
 
     def _network(self, seed: int) -> Network:
         torch.manual_seed(seed)
@@ -353,15 +355,6 @@ class SpatialTransformerGNN(Annotator):
         self.curve_ += [{"member": float(member), **record} for record in curve]
         return network
 
-    def _open_checkpoint(self, reference: Cells, query: Cells) -> Path | None:
-        """Folder of this very work: what other data or options left behind is not resumed."""
-        if self.checkpoint is None:
-            return None
-        options = [(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "checkpoint"]
-        folder = Path(self.checkpoint) / fingerprint(_arrays_of(reference, query), repr((__version__, options)))
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = (
             shape_arrays(self.shape_)
@@ -383,7 +376,7 @@ class SpatialTransformerGNN(Annotator):
             "curve_": self.curve_,
             "decisions_": self.decisions_,
             "sizes_": sizes,
-        }
+        } | ({} if self.widths_ is None else {"widths_": self.widths_})
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         sizes: dict[str, int] = vars(self)["sizes_"]
@@ -392,25 +385,8 @@ class SpatialTransformerGNN(Annotator):
         self.maps_ = registration.unpack(arrays)
         self.council_, self.weights_, self.prior_ = shallow.unpack(arrays), arrays["weights"], arrays["prior"]
         self.means_, self.networks_ = arrays["means"], []
+        self.widths_ = vars(self).get("widths_")  # only pruned models have them
         for i in range(self.members):
             network = self._network(0)
             siblings.load_weights(network, f"network{i}", arrays)
             self.networks_.append(network)
-
-
-def _arrays_of(reference: Cells, query: Cells) -> list[np.ndarray]:
-    """All that a fit sees of its data."""
-    arrays = [labels_of(reference)]
-    for cells in (reference, query):
-        arrays += [cells.counts.data, cells.counts.indices, cells.counts.indptr, cells.section]
-        arrays += [] if cells.coords is None else [cells.coords]
-    return arrays
-
-
-def _space(query: Cells, openness: float) -> str:
-    """What became of space, in words."""
-    if query.coords is None:
-        return "off: switched off by options"
-    if openness == 0:
-        return "off: neighbours add nothing to a cell's own expression here"
-    return f"on: the cell level counts for {openness:.2f}, the gene level for {1 - openness:.2f}"
