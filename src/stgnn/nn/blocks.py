@@ -67,7 +67,7 @@ class EdgeAttention(nn.Module):
         mask: Bool[Tensor, "n k"],
     ) -> Float[Tensor, "n d"]:
         """Return one message a cell; ``distance`` is in units of the section's spacing."""
-        query, key, value = self.qkv(self.norm(h)).view(len(h), 3, self.heads, -1).unbind(1)  # (n, h, e)
+        query, key, value = self.qkv(self.norm(h)).unflatten(1, (3, self.heads, -1)).unbind(1)  # (n, h, e)
         bias = -distance[..., None] * F.softplus(self.decay)
         return self.out(attention.edge_attention(query, key, value, neighbours, mask, bias).flatten(1))
 
@@ -198,7 +198,7 @@ class GeneModules(nn.Module):
     def forward(self, x: Float[Tensor, "n g"]) -> Float[Tensor, "n d"]:
         """Return what each cell's modules say together."""
         lift = (self.membership[:, :, None] * self.genes()[:, None]).flatten(1)  # (g, m e)
-        tokens = (x @ lift).view(len(x), -1, self.inner) + self.place  # (n, m, e)
+        tokens = (x @ lift).unflatten(1, (-1, self.inner)) + self.place  # (n, m, e)
         query, key, value = self.qkv(self.norm(tokens)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         heard = F.scaled_dot_product_attention(query, key, value)  # (n, h, m, e / h)
         tokens = tokens + heard.transpose(1, 2).flatten(2)
