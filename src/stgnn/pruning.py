@@ -112,7 +112,8 @@ def prune(
     if members is not None and not 1 <= members <= most:
         raise OptionError("members", expected=f"1 to {most}, the model's networks", found=repr(members))
     sizes = parts.widths or Widths.full(parts.width, parts.heads)
-    smaller = fewer(networks[0], sizes, share * most / (members or most))
+    total = most * sum(tensor.numel() for tensor in networks[0].parameters())
+    smaller = fewer(networks[0], sizes, share * total / (members or most))
     told = [bilevel.judge(network, lesson.query.batches, openness, device)[:2] for network in networks]
     own, context = (softmax(np.mean(said, axis=0), axis=1) for said in zip(*told, strict=True))
     apart = [float(np.abs(np.exp(said) - context).mean()) for _, said in told]

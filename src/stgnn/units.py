@@ -84,16 +84,22 @@ def _hidden(kind: str, sizes: Widths, block: str) -> Group:
     return Group(kind, getattr(sizes, kind), 1, places)
 
 
-def fewer(network: Network, sizes: Widths, share: float) -> Widths:
-    """Widths at which a network keeps that share of its parameters at most, the same share of each kind of units."""
+def fewer(network: Network, sizes: Widths, most: float) -> Widths:
+    """Widths at which a network has so many parameters at most, with the same share left of each kind of units.
+
+    Raises
+    ------
+    OptionError
+        If one unit of each kind is more.
+    """
     every = groups(network, sizes)
-    total = number_of_parameters(network)
-    for part in range(GRAIN, 0, -1):
+    for part in range(GRAIN, -1, -1):
         smaller = _scaled(every, sizes, part / GRAIN)
-        if _left(network, every, smaller) <= share * total:
+        left = _left(network, every, smaller)
+        if left <= most:
             return smaller
-    least = _left(network, every, _scaled(every, sizes, 0)) / total
-    raise OptionError("share", expected=f"{least:.2f} or more for networks of these widths", found=repr(share))
+    expected = f"one that leaves a network {left} parameters or more"
+    raise OptionError("share", expected=expected, found=f"one that leaves it {int(most)}", hint="raise it")
 
 
 def _scaled(every: list[Group], sizes: Widths, part: float) -> Widths:
@@ -103,6 +109,8 @@ def _scaled(every: list[Group], sizes: Widths, part: float) -> Widths:
 
 def _stay(group: Group, part: float) -> int:
     """So many units of each block, in lanes of a processor's vectors: 46 units take longer than 48."""
+    if part == 1:
+        return group.units
     each = group.units // group.blocks
     lanes = LANES if each >= 2 * LANES else 1
     return max(int(each * part) // lanes, 1) * lanes * group.blocks
@@ -118,11 +126,6 @@ def _left(network: Network, every: list[Group], smaller: Widths) -> int:
             shape[place.axis] = place.start + long * getattr(smaller, group.kind) // group.units
         total += math.prod(shape)
     return total
-
-
-def number_of_parameters(network: torch.nn.Module) -> int:
-    """How many numbers a network has learned."""
-    return sum(tensor.numel() for tensor in network.parameters())
 
 
 def places_of(every: list[Group], name: str) -> list[tuple[Group, Place]]:

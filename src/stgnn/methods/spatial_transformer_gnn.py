@@ -247,9 +247,13 @@ class SpatialTransformerGNN(Annotator):
     def prune(
         self, reference: Cells, query: Cells, share: float = 0.5, members: int | None = None
     ) -> SpatialTransformerGNN:
-        r"""Return a smaller fitted model; this one stays as it is.
+        r"""Return a model without the heads and hidden units that say least; see :mod:`stgnn.pruning`.
 
-        See :mod:`stgnn.pruning` for the importance :math:`I_u` of a head or hidden unit and the fit that recovers.
+        .. math:: I_u = \frac12\, E_{y \sim p} \Big(\sum_{w \in u} w\, \frac{\partial \log p(y)}{\partial w}\Big)^2
+
+        References
+        ----------
+        Molchanov et al., Importance estimation for neural network pruning, CVPR 2019.
 
         Parameters
         ----------
@@ -260,6 +264,10 @@ class SpatialTransformerGNN(Annotator):
         members
             Networks that are kept, those that say most nearly what all say; None for all.
 
+        Returns
+        -------
+        A fitted model that learned from all that this one says, which stays as it is.
+
         Raises
         ------
         InputError
@@ -267,23 +275,17 @@ class SpatialTransformerGNN(Annotator):
 
         Examples
         --------
-        >>> smaller = model.prune(reference, query, share=0.5)  # doctest: +SKIP
+        >>> model.prune(reference, query, share=0.25, members=1).save("smaller")  # doctest: +SKIP
         """
         pruning.check(reference, query, self.genes_, self.types_)
         reference, query = self._see(reference), learned_from(self._see(query), self.max_cells, self.random_state)
         said, smaller = self._sweep(query), copy(self)
         guess = softmax(np.asarray(said.joint) * self.calm_ * self.temperature_, axis=1)
-        trust = cast(float, self.decisions_["trust"])
+        trust, openness = cast(float, self.decisions_["trust"]), float(self.openness_ > 0)
+        lesson = review(reference, query, self.shape_, self._layout(), guess, trust)
+        plan, device = Plan(2 * self.steps, random_state=self.random_state), find_device(self.device)
         smaller.networks_, widths = pruning.prune(
-            self.networks_,
-            self.shape_,
-            self._parts(),
-            review(reference, query, self.shape_, self._layout(), guess, trust),
-            share,
-            members,
-            Plan(2 * self.steps, random_state=self.random_state),
-            openness=float(self.openness_ > 0),
-            device=find_device(self.device),
+            self.networks_, self.shape_, self._parts(), lesson, share, members, plan, openness=openness, device=device
         )
         smaller.widths_, smaller.members = asdict(widths), len(smaller.networks_)
         fewer = nearest_consensus(cast(Clusters, self.council_[-1]), np.asarray(said.members).T, share)
@@ -292,7 +294,7 @@ class SpatialTransformerGNN(Annotator):
         return smaller
 
     def export(self, folder: str | Path) -> None:
-        """Write the networks as programs that run without this package; see :func:`stgnn.exporting.export`."""
+        """Write the networks as programs that torch runs without this package; see :func:`stgnn.exporting.export`."""
         exporting.export(self.networks_, self._layout(), self.openness_, self.genes_, self.types_, folder)
 
     def _odd(
