@@ -29,6 +29,14 @@ SMALL = SpatialTransformerGNN(members=2, rounds=1, steps=10, width=32, neighbour
 FULL = Widths.full(SMALL.width, 2)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_draws():
+    """Importance needs no precision where it is not itself looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pruning, "DRAWS", 6)
+        yield
+
+
 @pytest.fixture(scope="module")
 def cells(toy_tissue) -> tuple[Cells, Cells]:
     return align(read_reference(toy_tissue[0]), read_query(toy_tissue[1], section_key="section"))

@@ -146,12 +146,12 @@ def kept(every: list[Group], scores: list[np.ndarray], smaller: Widths) -> list[
 
 def cut(network: Network, every: list[Group], rows: list[np.ndarray]) -> dict[str, Tensor]:
     """State of a network that has some of the units of another, as they were."""
-    chosen = {id(group): torch.as_tensor(own) for group, own in zip(every, rows, strict=True)}
+    chosen = {group: torch.as_tensor(own) for group, own in zip(every, rows, strict=True)}
     out = {}
     for name, tensor in network.state_dict().items():
         tensor = tensor.detach().cpu()
         for group, place in places_of(every, name):
-            tensor = _only(tensor, place, group.units, chosen[id(group)])
+            tensor = _only(tensor, place, group.units, chosen[group])
         out[name] = tensor.clone()
     return out
 
