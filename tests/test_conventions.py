@@ -18,7 +18,7 @@ SOURCES = sorted((ROOT / "src" / "stgnn").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").glob("test_*.py"))
 
 PUBLIC = {
-    "stgnn": ["__version__", "bench", "datasets", "pl", "pp", "tl"],
+    "stgnn": ["__version__", "bench", "datasets", "pl", "pp", "read", "tl"],
     "stgnn.tl": ["annotate", "annotate_file", "fit_expression", "impute", "predict_expression"],
     "stgnn.pp": ["delaunay_graph", "hexagonal_grid_graph", "knn_graph", "radius_graph", "square_grid_graph"],
     "stgnn.pl": [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stgnn.data.columns import read_numbers
+from stgnn.data.columns import in_micrometres, read_numbers
 from stgnn.data.resolution import RESOLUTIONS, resolution_of
 from stgnn.data.results import check_adata
 from stgnn.data.schema import (
@@ -62,7 +62,7 @@ def annotate(
     adata
         Cells to annotate (cells, genes), with raw counts; labels they may have are never looked at.
     reference
-        Annotated cells, dissociated or spatial: AnnData, or the path of a ``.h5ad`` or ``.zarr``. Never modified. None
+        Annotated cells, dissociated or spatial: AnnData, or a path that :func:`stgnn.read` knows. Never modified. None
         with ``model``.
     labels_key
         Column of ``reference.obs`` with the types.
@@ -76,7 +76,7 @@ def annotate(
     recover_counts
         Whether log-normalised values may be turned back into counts.
     um_per_unit
-        Micrometres per unit of the coordinates.
+        Micrometres per unit of the coordinates, where these are not in micrometres since :func:`stgnn.read`.
     resolution
         "cell": one type each; "spot": shares of all types in each; "auto" decides by whether places lie on a lattice,
         and says so in ``uns[key_added]["notes"]``.
@@ -135,6 +135,7 @@ def annotate(
     """
     from stgnn.data import cells
     from stgnn.methods.base import check_model_folder
+    from stgnn.train import is_first_process
 
     check_adata(adata)
     check_asked(reference, model, save_model, resolution, device, random_state)
@@ -164,14 +165,15 @@ def annotate(
             um_per_unit=um_per_unit,
         )
         known, query = cells.align(known, query)
+        scaled = um_per_unit is not None or (spatial_key == SPATIAL_KEY and in_micrometres(adata))
         fresh, chosen, query = chosen_for(
-            query, known, method, resolution, checkpoint, device, random_state, scaled=um_per_unit is not None
+            query, known, method, resolution, checkpoint, device, random_state, scaled=scaled
         )
         fitted = fresh.fit(known, query)
     prediction = fitted.predict(query)
     if _of_spots(fitted, chosen):
         prediction = _with_abundance(prediction, query, n_cells)
-    if save_model is not None:
+    if save_model is not None and is_first_process():
         fitted.save(save_model)
     if copy:
         adata = adata.copy()

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stgnn.annotation import annotate, check_asked, chosen_for, fitted_as, parameters_of
-from stgnn.data.files import check_output, open_h5ad_or_zarr, write_atomically
-from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, FileError
+from stgnn.data.files import check_output
+from stgnn.data.schema import KEY_ADDED, LABELS_KEY, SPATIAL_KEY, FileError, OptionError
 
 if TYPE_CHECKING:
+    from stgnn.data.backed import Backed
     from stgnn.data.cells import Cells
     from stgnn.methods.base import Annotator
-
-_SCRATCH = "cells"
 
 
 def annotate_file(
@@ -40,6 +40,7 @@ def annotate_file(
     save_model: str | Path | None = None,
     device: str = "auto",
     random_state: int = 0,
+    scheduler: str | None = None,
 ) -> None:
     """Annotate a file as :func:`stgnn.tl.annotate` annotates AnnData, in memory that a large section does not fill.
 
@@ -51,17 +52,21 @@ def annotate_file(
     Parameters
     ----------
     query
-        ``.h5ad`` or ``.zarr`` of the cells to annotate, with raw counts; never modified.
+        Cells to annotate, with raw counts: a path that :func:`stgnn.read` knows; never modified.
     output
-        Where to write, of the same kind as ``query`` if that is large. A run that was killed resumes when called again.
+        Where to write, ``.h5ad`` or ``.zarr``, of the same kind as ``query`` if that is large. A run that was killed
+        resumes when called again.
     reference
-        ``.h5ad`` or ``.zarr`` of annotated cells; None with ``model``.
+        Annotated cells: a path that :func:`stgnn.read` knows; None with ``model``.
     labels_key, section_key, spatial_key, layer, reference_layer, recover_counts, um_per_unit, resolution, cells_key
         See :func:`stgnn.tl.annotate`.
     method
         Name of a method, or a method with hyper-parameters of one's own; see :func:`stgnn.tl.annotate`.
     key_added, model, save_model, device, random_state
         See :func:`stgnn.tl.annotate`.
+    scheduler
+        Address of a dask scheduler, whose workers judge the pieces, or ``"local"`` for processes of this machine;
+        workers must see the folder of ``output`` under the same path. Fitting stays here.
 
     Returns
     -------
@@ -88,6 +93,7 @@ def annotate_file(
     True
     """
     from stgnn.data import backed
+    from stgnn.train import is_first_process
 
     inputs = [Path(path) for path in (query, reference) if path is not None]
     asked = _Asked(
@@ -109,12 +115,18 @@ def annotate_file(
         save_model,
         device,
         random_state,
+        scheduler,
     )
     check_asked(reference, model, save_model, resolution, device, random_state)
     whole = recover_counts or cells_key is not None or asked.query.suffix != asked.output.suffix
-    if whole or not backed.stays(asked.query) or not _in_pieces(asked):
+    whole = whole or not backed.stays(asked.query, backed.LARGE if scheduler is None else 0)
+    if whole or not _in_pieces(asked):
+        if scheduler is not None:
+            expected = "none for what is held whole in memory: spots, other methods, files of two kinds, ..."
+            raise OptionError("scheduler", expected=expected, found=repr(scheduler))
         _at_once(asked)
-    shutil.rmtree(asked.checkpoint, ignore_errors=True)
+    if is_first_process():
+        shutil.rmtree(asked.checkpoint, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,7 @@ class _Asked:
     save_model: str | Path | None
     device: str
     random_state: int
+    scheduler: str | None
 
     @property
     def checkpoint(self) -> Path:
@@ -148,12 +161,16 @@ class _Asked:
 
 def _at_once(asked: _Asked) -> None:
     """Annotate in memory."""
-    adata = open_h5ad_or_zarr(asked.query, "query")
+    from stgnn.data import platforms
+    from stgnn.train import is_first_process
+
+    scale = asked.um_per_unit
+    adata = platforms.read(asked.query, "query", um_per_unit=scale)
     annotate(
         adata,
-        None if asked.reference is None else open_h5ad_or_zarr(asked.reference, "reference"),
+        None if asked.reference is None else platforms.read(asked.reference, "reference", um_per_unit=scale),
         labels_key=asked.labels_key,
-        section_key=asked.section_key,
+        section_key=asked.section_key or platforms.section_key_of(adata),
         spatial_key=asked.spatial_key,
         layer=asked.layer,
         reference_layer=asked.reference_layer,
@@ -169,15 +186,19 @@ def _at_once(asked: _Asked) -> None:
         device=asked.device,
         random_state=asked.random_state,
     )
-    write_atomically(adata, asked.output)
+    if is_first_process():
+        platforms.write(adata, asked.output, asked.query)
 
 
 def _in_pieces(asked: _Asked) -> bool:
     """Annotate a piece of tissue at a time; False if that is not how the method chosen works."""
+    from stgnn.cluster import judges
     from stgnn.data import backed
     from stgnn.data.backed_results import write_copy
     from stgnn.methods.base import check_model_folder
-    from stgnn.train import progress
+    from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
+    from stgnn.sweep import here
+    from stgnn.train import is_first_process, progress
 
     if asked.save_model is not None:
         check_model_folder(asked.save_model)
@@ -189,15 +210,18 @@ def _in_pieces(asked: _Asked) -> bool:
         layer=asked.layer,
         um_per_unit=asked.um_per_unit,
     )
-    method, chosen, known, matched = _matched(asked, source.cells)
-    if not method.in_pieces:
+    method, chosen, known, matched = _matched(asked, source)
+    if not isinstance(method, SpatialTransformerGNN):
         return False
     with _scratch(asked.checkpoint) as folder:
         with progress("reading", matched.n_source) as watch:
             query = source.read(matched, folder, watch)
         if known is not None:
             method.fit(known, query)
-        prediction = method.predict(query)
+        if not is_first_process():  # it has helped to fit, and one process writes
+            return True
+        with nullcontext(here) if asked.scheduler is None else judges(asked.scheduler, folder) as each:
+            prediction = method.predict(query, each=each)
         if asked.save_model is not None:
             method.save(asked.save_model)
         with progress("writing", query.n_source) as watch:
@@ -214,23 +238,24 @@ def _in_pieces(asked: _Asked) -> bool:
     return True
 
 
-def _matched(asked: _Asked, query: Cells) -> tuple[Annotator, str, Cells | None, Cells]:
+def _matched(asked: _Asked, source: Backed) -> tuple[Annotator, str, Cells | None, Cells]:
     """The method, fitted if a model is given; the resolution; the reference, if there is one; the query's genes."""
+    from stgnn.data import platforms
     from stgnn.data.cells import match, pick_genes, read_reference
     from stgnn.data.subset import drop_empty, drop_rare
 
     if asked.reference is None:
         fitted = fitted_as(asked.model, asked.device, asked.resolution)
-        return fitted, asked.resolution, None, pick_genes(query, fitted.genes_)
+        return fitted, asked.resolution, None, pick_genes(source.cells, fitted.genes_)
     known = read_reference(
-        asked.reference,
+        platforms.read(asked.reference, "reference", um_per_unit=asked.um_per_unit),
         labels_key=asked.labels_key,
         section_key=asked.section_key,
         spatial_key=asked.spatial_key,
         layer=asked.reference_layer,
         um_per_unit=asked.um_per_unit,
     )
-    known, query = match(known, query)
+    known, query = match(known, source.cells)
     known = drop_rare(drop_empty(known, "reference"))
     made, chosen, query = chosen_for(
         query,
@@ -240,7 +265,7 @@ def _matched(asked: _Asked, query: Cells) -> tuple[Annotator, str, Cells | None,
         asked.checkpoint,
         asked.device,
         asked.random_state,
-        scaled=asked.um_per_unit is not None,
+        scaled=source.scaled,
     )
     return made, chosen, known, query
 
@@ -253,7 +278,7 @@ def _options(asked: _Asked) -> dict[str, Any]:
 @contextmanager
 def _scratch(checkpoint: Path) -> Iterator[Path]:
     """A folder for arrays of one run, which is gone in the end."""
-    folder = checkpoint / _SCRATCH
+    folder = checkpoint / f"cells-{os.getpid()}"  # processes under torchrun each have one
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)

@@ -36,7 +36,7 @@ def _cli(ctx: click.Context) -> None:
 
 @_cli.command("annotate", short_help="Annotate a spatial data set from an annotated reference.")
 @click.argument("query", type=click.Path(path_type=Path))
-@click.option("--reference", type=click.Path(path_type=Path), help="Annotated cells, .h5ad or .zarr, with raw counts.")
+@click.option("--reference", type=click.Path(path_type=Path), help="Annotated cells, with raw counts: as QUERY.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Where to write, .h5ad or .zarr.")
 @reading_options
 @click.option(
@@ -53,6 +53,7 @@ def _cli(ctx: click.Context) -> None:
 @click.option("--report", type=click.Path(path_type=Path), help="HTML file to write a report to.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--random-state", default=0, show_default=True, type=Number(int, "a whole number"), help="Seed.")
+@click.option("--scheduler", help="Dask scheduler, tcp://..., or local: its workers judge pieces of the query.")
 @VERBOSE
 def _annotate(
     query: Path,
@@ -74,14 +75,15 @@ def _annotate(
     report: Path | None,
     device: str,
     random_state: int,
+    scheduler: str | None,
     verbose: bool,
 ) -> None:
-    """Annotate the cells of QUERY, a .h5ad or .zarr with raw counts.
+    """Annotate the cells of QUERY: a .h5ad or .zarr with raw counts, or the folder that a platform wrote.
 
     Writes OUTPUT: the query with the results under KEY-ADDED. A run on cells that was killed resumes when the same
     command is run again; one on spots starts anew.
     """
-    from stgnn.data.files import check_output, open_h5ad_or_zarr
+    from stgnn.data.files import check_output
 
     check_output(output, inputs=[path for path in (query, reference) if path is not None])
     if report is not None:
@@ -94,6 +96,8 @@ def _annotate(
         )
     with log_to_stderr(verbose):
         from stgnn import tl
+        from stgnn.data import platforms
+        from stgnn.train import is_first_process
 
         tl.annotate_file(
             query,
@@ -114,15 +118,20 @@ def _annotate(
             save_model=save_model,
             device=device,
             random_state=random_state,
+            scheduler=scheduler,
         )
+        if not is_first_process():
+            return
         if report is not None:
+            annotated = platforms.read(output, "output")
+            known = None if reference is None else platforms.read(reference, "reference", um_per_unit=um_per_unit)
             write_report(
-                open_h5ad_or_zarr(output, "output"),
+                annotated,
                 report,
                 key=key_added,
-                reference=None if reference is None else open_h5ad_or_zarr(reference, "reference"),
+                reference=known,
                 labels_key=labels_key,
-                section_key=section_key,
+                section_key=section_key or platforms.section_key_of(annotated),
                 spatial_key=spatial_key,
                 layer=layer,
                 reference_layer=reference_layer,

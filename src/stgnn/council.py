@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -10,7 +11,7 @@ from sklearn.decomposition import PCA
 from stgnn import experts, shallow
 from stgnn.data.cells import Cells
 from stgnn.standins import blocks, cell_weights, labels_of, stratified, typical_depth
-from stgnn.train import seed_of
+from stgnn.train import seed_of, shared
 
 MAX_GENES = 600
 """Beyond this many genes, linear experts see principal components: fewer cells than genes over-fit."""
@@ -123,12 +124,14 @@ def _after_alignment(reference: Cells, query: Cells, random_state: int) -> dict[
     z_query = experts.standardise(experts.log_normalise(query.counts, depth))
     parts = experts.joint_pca(z_reference, z_query, 30, random_state)
     batch = np.r_[np.zeros(n, dtype=int), np.ones(len(query), dtype=int)]
-    votes, regressions = [], []
-    for start in range(ALIGNMENTS):
+
+    def judged(start: int) -> tuple[np.ndarray, np.ndarray]:
         aligned = experts.harmony(parts, batch, random_state=seed_of(random_state, start))
         near, far = aligned[:n], aligned[n:]
-        votes.append(experts.vote(near, labels, far, n_types))
-        regressions.append(experts.logistic(near, labels, far, n_types, C=0.3, balanced=True))
+        vote = experts.vote(near, labels, far, n_types)
+        return vote, experts.logistic(near, labels, far, n_types, C=0.3, balanced=True)
+
+    votes, regressions = zip(*shared([partial(judged, start) for start in range(ALIGNMENTS)]), strict=True)
     said = {"vote": votes, "regression, aligned": regressions}
     return {name: np.log(np.mean(probas, axis=0) + 1e-3) for name, probas in said.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.special import log_softmax, softmax
 
 from stgnn import experts, shallow
 from stgnn.standins import stratified
+from stgnn.train import shared
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -157,14 +159,16 @@ def consensus(posterior: Float[np.ndarray, "n c"], view: shallow.View, random_st
     axes = pca.components_.T.astype(np.float32)
     parts = view.features @ axes
     wanted = int(np.clip(len(parts) // CELLS_PER_CLUSTER, 2, MOST_CLUSTERS))
-    rng, centres, said = np.random.default_rng(random_state), [], []
+    rng = np.random.default_rng(random_state)
     some = parts[np.sort(rng.permutation(len(parts))[: 2 * MAX_CELLS])]
     wanted = min(wanted, len(np.unique(some, axis=0)))
-    for _ in range(CLUSTERINGS):
-        seed = int(rng.integers(2**31))
-        centres.append(KMeans(wanted, n_init=1, max_iter=20, random_state=seed).fit(some).cluster_centers_)
-        member = shallow.nearest(parts, centres[-1])
-        said.append(shallow.cluster_means(posterior, member, wanted))
+
+    def clustered(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        centres = KMeans(wanted, n_init=1, max_iter=20, random_state=seed).fit(some).cluster_centers_
+        return centres, shallow.cluster_means(posterior, shallow.nearest(parts, centres), wanted)
+
+    seeds = [int(rng.integers(2**31)) for _ in range(CLUSTERINGS)]
+    centres, said = zip(*shared([partial(clustered, seed) for seed in seeds]), strict=True)
     return shallow.Clusters(axes, np.stack(centres).astype(np.float32), np.stack(said).astype(np.float32))
 
 

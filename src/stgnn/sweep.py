@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from stgnn.data.stored import StoredRows, table_beside
+from stgnn.data.stored import StoredCounts, StoredRows, table_beside
+from stgnn.standins import take
 from stgnn.unknown import Common
 
 if TYPE_CHECKING:
@@ -16,8 +17,42 @@ if TYPE_CHECKING:
 
     from stgnn.data.cells import Cells
     from stgnn.graph.sample import Tile
+    from stgnn.lesson import Look
+
+P = TypeVar("P")
 
 _AT_ONCE = 25_000
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Cells to judge at once, with all that they listen to.
+
+    Parameters
+    ----------
+    cells
+        The cells, those to judge first; stored counts are yet to be read.
+    n_core
+        How many are to be judged.
+    look
+        How the cells of the whole query are standardised.
+    """
+
+    cells: Cells
+    n_core: int
+    look: Look
+
+    @classmethod
+    def of(cls, query: Cells, tile: Tile, look: Look) -> Piece:
+        """The cells of a tile."""
+        stored = isinstance(query.counts, StoredCounts)
+        counts = query.counts.of(tile.nodes) if stored else query.counts[tile.nodes]
+        empty = replace(query, counts=np.empty((len(query), 0)))
+        return cls(replace(take(empty, tile.nodes), counts=counts), len(tile.core), look)
+
+    def read(self) -> Cells:
+        """The cells, with their counts in memory."""
+        return replace(self.cells, counts=self.cells.counts[:])
 
 
 @dataclass(frozen=True)
@@ -66,21 +101,34 @@ class Sweep:
     common: Common
 
     @classmethod
-    def of(cls, query: Cells, said: Iterable[tuple[Tile, Said]]) -> Sweep:
-        """Gather what is said of pieces that hold every cell of the query once."""
+    def of(cls, query: Cells, said: Iterable[tuple[Tile, Said]], watch: Callable[[int], None]) -> Sweep:
+        """Gather what is said of tiles that hold every cell of the query once; ``watch`` is told of cells judged."""
         names = ("joint", "states", "members", "features")
         tables: dict[str, np.ndarray | StoredRows] = {}
         common: Common | None = None
-        for piece, one in said:
+        for tile, one in said:
             for name in names:
                 part = getattr(one, name)
                 if name not in tables:
                     tables[name] = table_beside(query.counts, name, part.shape[1], part.dtype.type)
-                tables[name][piece.core] = part
+                tables[name][tile.core] = part
             common = one.common if common is None else common + one.common
+            watch(len(tile.core))
         if common is None:
             raise ValueError("query: expected cells; found none")
         return cls(tables["joint"], tables["states"], tables["members"], tables["features"], common)
+
+
+class Each(Protocol):
+    """How pieces are judged: those of an iterable, in order, each by ``judge(model, piece)``."""
+
+    def __call__(self, judge: Callable[[Any, P], Said], model: Any, pieces: Iterable[P], /) -> Iterable[Said]:
+        """Judge the pieces."""
+
+
+def here(judge: Callable[[Any, P], Said], model: Any, pieces: Iterable[P]) -> Iterator[Said]:
+    """Judge pieces in this process, one after the other."""
+    return (judge(model, piece) for piece in pieces)
 
 
 def runs(n: int) -> Iterator[slice]:
@@ -88,9 +136,11 @@ def runs(n: int) -> Iterator[slice]:
     return (slice(start, min(start + _AT_ONCE, n)) for start in range(0, n, _AT_ONCE))
 
 
-def space_in_words(query: Cells, openness: float) -> str:
-    """What became of space, in words."""
+def space_in_words(query: Cells, seen: Cells, openness: float) -> str:
+    """What became of the space of a query, of which a model has seen what it looks at."""
     if query.coords is None:
+        return "off: the query has no coordinates"
+    if seen.coords is None:
         return "off: switched off by options"
     if openness == 0:
         return "off: neighbours add nothing to a cell's own expression here"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -24,6 +25,7 @@ from stgnn.data.cells import Cells
 from stgnn.experts import floored
 from stgnn.standins import blocks, cell_weights, labels_of, stand_ins, stratified
 from stgnn.students import consensus, learn, purity, recount, study
+from stgnn.train import shared
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -192,8 +194,9 @@ def _audition(
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
     """Weights of all experts and of the portable ones, joint accuracy, and disagreement, on the stand-ins."""
     everyone, alone, right, apart = [], [], [], []
-    for kept, target, truth in stand_ins(reference, query, council.scale.composition, random_state):
-        said = convene(kept, target, random_state).log_probas
+    pairs = stand_ins(reference, query, council.scale.composition, random_state)
+    heard = shared([partial(_heard, kept, target, random_state) for kept, target, _ in pairs])
+    for (_, _, truth), said in zip(pairs, heard, strict=True):
         logs = [floored(said[name]) for name in council.log_probas]
         own = [floored(said[name]) for name in council.experts]
         everyone.append(stack(logs, truth, len(reference.types)))
@@ -202,6 +205,10 @@ def _audition(
         right.append((joint.argmax(1) == truth).mean())
         apart.append(disagreement(own))
     return np.mean(everyone, 0), np.mean(alone, 0), float(np.mean(right)), float(np.mean(apart))
+
+
+def _heard(reference: Cells, query: Cells, random_state: int) -> dict[str, np.ndarray]:
+    return convene(reference, query, random_state).log_probas
 
 
 def stack(log_probas: list[np.ndarray], labels: np.ndarray, n_types: int, penalty: float = 0.02) -> np.ndarray:

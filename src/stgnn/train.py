@@ -11,11 +11,12 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from stgnn.data.schema import OptionError
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+"""Whether this process is at a piece of work of its own; see :func:`shared`."""
 
 
 @dataclass(frozen=True)
@@ -249,14 +253,47 @@ def fingerprint(arrays: list[np.ndarray], words: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def shared(work: Sequence[Callable[[], T]]) -> list[T]:
+    """Results of pieces of work that do not depend on one another, in order; processes under torchrun share them.
+
+    Every process must ask for the same work, and is told all results. Within a piece of work nothing more is shared.
+
+    Examples
+    --------
+    >>> shared([lambda: 1, lambda: 2])
+    [1, 2]
+    """
+    rank, world = _world()
+    if world == 1:
+        return [do() for do in work]
+    token = _ALONE.set(True)
+    try:
+        own = {number: work[number]() for number in range(rank, len(work), world)}
+    finally:
+        _ALONE.reset(token)
+    everyone: list[Any] = [None] * world
+    dist.all_gather_object(everyone, own)
+    return [everyone[number % world][number] for number in range(len(work))]
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes: the only one, or the first under torchrun."""
+    return _world()[0] == 0
+
+
 def _world() -> tuple[int, int]:
+    """Number of this process, and of processes that share the work at hand."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if _ALONE.get() or not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
 
 
 def _sum_over_processes(network: nn.Module, total: float) -> float:
-    if not dist.is_initialized():
+    if _world()[1] == 1:
         return total
     for parameter in network.parameters():
         if parameter.requires_grad:
@@ -279,7 +316,7 @@ def _resume(path: Path | None, network: nn.Module, optimiser: torch.optim.Optimi
 
 
 def _save(path: Path | None, network: nn.Module, optimiser: torch.optim.Optimizer, state: _State) -> None:
-    if path is None or (dist.is_initialized() and dist.get_rank() > 0):
+    if path is None or not is_first_process():
         return
     partial = path.with_name(path.name + ".partial")
     saved = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), **vars(state)}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
@@ -21,7 +24,7 @@ SECTION_KEY = "section"
 KIN = 15
 """Cells alike that a cell's counts are drawn from."""
 
-_PARTS = 20
+_PARTS, _AT_ONCE = 20, 1_000_000
 
 _GAP = 1.1
 """Distance of copies, in widths of the widest section."""
@@ -53,6 +56,32 @@ def tile(
     anndata.AnnData
         ``obs`` with type and section (all copies of a section are one), ``obsm["spatial"]``.
     """
+    laid, blocks = _lay(adata, n_cells, n_genes, labels_key, section_key, random_state)
+    laid.X = sp.vstack(list(blocks), format="csr")
+    return laid
+
+
+def write_tile(
+    adata: AnnData, path: Path, n_cells: int, n_genes: int, *, labels_key: str, section_key: str, random_state: int = 0
+) -> None:
+    """Write what :func:`tile` makes to a ``.h5ad``, a million cells at a time."""
+    import h5py
+    from anndata.io import sparse_dataset, write_elem
+
+    laid, blocks = _lay(adata, n_cells, n_genes, labels_key, section_key, random_state)
+    laid.write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        first = next(blocks)
+        first.indptr = first.indptr.astype(np.int64)  # of the whole, 32 bits may be too few
+        write_elem(file, "X", first)
+        for block in blocks:
+            sparse_dataset(file["X"]).append(block)
+
+
+def _lay(
+    adata: AnnData, n_cells: int, n_genes: int, labels_key: str, section_key: str, random_state: int
+) -> tuple[AnnData, Iterator[sp.csr_matrix]]:
+    """Cells with types, sections and places, and their counts, a million cells at a time."""
     from anndata import AnnData
 
     _check(n_cells, n_genes)
@@ -73,13 +102,13 @@ def tile(
             where.append(turned + width * np.array([copy // side, copy % side]))
             section.append(np.full(len(own), number))
     kept = np.concatenate(rows)[:n_cells]
+    obs = {labels_key: kind[kept], SECTION_KEY: np.concatenate(section)[:n_cells].astype(str)}
+    names, genes = [f"cell{i}" for i in range(n_cells)], _names(adata.var_names, n_genes)
+    laid = AnnData(obs=pd.DataFrame(obs, index=names), var=pd.DataFrame(index=genes))
+    laid.obsm[SPATIAL_KEY] = np.concatenate(where)[:n_cells]
     counts = sp.csr_matrix(adata.X)
-    out = AnnData(_blocks(counts, kept, _kin(counts, group), n_genes, rng))
-    out.obs[labels_key] = kind[kept]
-    out.obs[SECTION_KEY] = np.concatenate(section)[:n_cells].astype(str)
-    out.obsm[SPATIAL_KEY] = np.concatenate(where)[:n_cells]
-    out.obs_names, out.var_names = [f"cell{i}" for i in range(n_cells)], _names(adata.var_names, n_genes)
-    return out
+    kin, parts = _kin(counts, group), np.array_split(kept, -(-n_cells // _AT_ONCE))
+    return laid, (_blocks(counts, part, kin, n_genes, rng) for part in parts)
 
 
 def resample(adata: AnnData, n_cells: int, n_genes: int, *, labels_key: str, random_state: int = 0) -> AnnData:

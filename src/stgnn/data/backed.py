@@ -12,9 +12,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from stgnn.data.cells import Cells, check_key_added, of_counts
-from stgnn.data.columns import read_coords, read_sections
+from stgnn.data.columns import in_micrometres, read_coords, read_sections, reading_notes
 from stgnn.data.counts import Candidate, Found, find_candidates, find_problem, not_counts, to_csr
 from stgnn.data.files import SUFFIXES, damaged
+from stgnn.data.platforms import stereoseq
 from stgnn.data.schema import EXPRESSION_KEY, SPATIAL_KEY, CountsError, StgnnError, confidence_key, number_of
 from stgnn.data.stored import StoredCounts
 from stgnn.data.subset import note
@@ -44,12 +45,15 @@ class Backed:
     cells
         The cells, with a counter in place of the counts: the identity (genes of the file, genes), so that whatever is
         done to the genes of these cells is done to the counts when they are read.
+    scaled
+        Whether coordinates are known to be in micrometres.
     """
 
     path: Path
     where: str
     name: str
     cells: Cells
+    scaled: bool
 
     def read(self, matched: Cells, folder: Path, watch: Callable[[int], None]) -> Cells:
         """Check the counts and put those of the genes wanted into a folder.
@@ -103,16 +107,17 @@ class Backed:
                 watch(values.shape[0])
 
 
-def stays(path: Path) -> bool:
-    """Whether a file holds a large section, and counts that can be read some cells at a time."""
+def stays(path: Path, least: int) -> bool:
+    """Whether a file holds more cells than ``least``, and counts that can be read some cells at a time."""
     if path.suffix not in SUFFIXES or not path.exists():
         return False
     try:
         with opened(path) as file:
-            if len(file["obs"][file["obs"].attrs["_index"]]) <= LARGE or EXPRESSION_KEY in file.get("uns", {}):
+            skeleton = cast("AnnData", _Skeleton(file))
+            if skeleton.n_obs <= least or EXPRESSION_KEY in skeleton.uns or stereoseq.looks_like(skeleton):
                 return False
-            candidates = find_candidates(cast("AnnData", _Skeleton(file)), None, "query")
-            return all(candidate.matrix is not None for candidate in candidates)
+            candidates = find_candidates(skeleton, None, "query")
+            return all(candidate.matrix.by_cells for candidate in candidates)
     except (AttributeError, KeyError, TypeError, ValueError, StgnnError):
         return False  # whatever is wrong with the file, the reader of whole files says it
 
@@ -147,7 +152,9 @@ def open_query(
         counter = sp.identity(len(chosen.var), dtype=np.float32, format="csr")
         names = np.arange(len(section))
         cells = of_counts(Found(counter, chosen.var, said), names, section, sections, "query", notes)
-        return Backed(path, chosen.matrix.where, chosen.name, replace(cells, coords=coords))
+        cells = replace(cells, coords=coords, notes=(*reading_notes(skeleton), *cells.notes))
+        scaled = um_per_unit is not None or (spatial_key == SPATIAL_KEY and in_micrometres(skeleton))
+        return Backed(path, chosen.matrix.where, chosen.name, cells, scaled)
 
 
 def _first_counts(candidates: list[Candidate]) -> tuple[Candidate, str]:
@@ -205,18 +212,17 @@ class _Matrix:
     def __init__(self, element: Any) -> None:
         from anndata.io import sparse_dataset
 
-        self.where = element.name.strip("/")
-        sparse = element.attrs.get("encoding-type") in ("csr_matrix", "csc_matrix")
-        self._rows = sparse_dataset(element) if sparse else element
+        kind = element.attrs.get("encoding-type")
+        self.where, self.by_cells = element.name.strip("/"), kind in ("csr_matrix", "array")
+        self._rows = sparse_dataset(element) if kind in ("csr_matrix", "csc_matrix") else element
 
     def __getitem__(self, rows: slice) -> Any:
         return self._rows[rows]
 
 
 def _matrix(element: Any) -> _Matrix | None:
-    """Counts that can be read some cells at a time; None for others, stored gene by gene, say."""
-    kind = element.attrs.get("encoding-type")
-    return _Matrix(element) if kind in ("csr_matrix", "array") else None
+    """A matrix of a file; None for what stands in the file for none."""
+    return None if element.attrs.get("encoding-type") == "null" else _Matrix(element)
 
 
 class _Entries(Mapping[str, Any]):
@@ -263,5 +269,6 @@ class _Skeleton:
         self.layers = _Entries(file.get("layers", {}), _matrix)
         self.var: pd.DataFrame = read_elem(file["var"])
         self.X = _matrix(file["X"]) if "X" in file else None
-        self.raw = _Raw(file["raw"]) if "raw" in file else None
+        has_raw = "raw" in file and file["raw"].attrs.get("encoding-type") == "raw"
+        self.raw = _Raw(file["raw"]) if has_raw else None
         self.n_obs = len(file["obs"][file["obs"].attrs["_index"]])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stgnn.data.backed import opened
-from stgnn.data.files import replacing
+from stgnn.data.files import replace_atomically
 from stgnn.data.results import categories_of, record_of, results_of
 from stgnn.data.schema import (
     abundance_key,
@@ -59,7 +59,7 @@ def write_copy(
     import pandas as pd
     from anndata.io import write_elem
 
-    with replacing(output) as partial:
+    def fill(partial: Path) -> None:
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, partial)
         with opened(partial, "r+") as file:
             for key in (proba_key, embedding_key, abundance_key, deviation_key):
@@ -74,6 +74,8 @@ def write_copy(
             obs.attrs["column-order"] = [*order, *_columns(key_added)]
             _remove(file["uns"], key_added)
             write_elem(file["uns"], key_added, record_of(cells, prediction, types, parameters))
+
+    replace_atomically(output, fill)
 
 
 def _write_tables(

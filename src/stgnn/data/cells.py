@@ -10,9 +10,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from stgnn.data import genes as gene_names
-from stgnn.data.columns import read_coords, read_labels, read_sections, unique_names
+from stgnn.data.columns import read_coords, read_labels, read_sections, reading_notes, unique_names
 from stgnn.data.counts import Found, expected_counts, find_counts
-from stgnn.data.files import open_h5ad_or_zarr
 from stgnn.data.results import check_key_added, write
 from stgnn.data.schema import (
     EXPRESSION_KEY,
@@ -130,7 +129,7 @@ def read_reference(
     Parameters
     ----------
     source
-        AnnData (cells, genes), or the path of a ``.h5ad`` or ``.zarr``. Never modified.
+        AnnData (cells, genes), or a path that :func:`stgnn.read` knows. Never modified.
     labels_key
         Column of ``obs`` with the types.
     section_key
@@ -188,7 +187,7 @@ def read_query(
     Parameters
     ----------
     source
-        AnnData (cells, genes), or the path of a ``.h5ad`` or ``.zarr``. Never modified.
+        AnnData (cells, genes), or a path that :func:`stgnn.read` knows. Never modified.
     section_key
         Column of ``obs`` with the section of each cell; None for one section.
     spatial_key
@@ -315,12 +314,12 @@ def _adata(source: Any, argument: str) -> AnnData:
     from anndata import AnnData
 
     if isinstance(source, (str, Path)):
-        return open_h5ad_or_zarr(source, argument)
+        from stgnn.data import platforms
+
+        return platforms.read(source, argument)
     if not isinstance(source, AnnData):
         hint = "pass one of its tables: sdata.tables[...]" if hasattr(source, "tables") else ""
-        raise InputError(
-            argument, expected="AnnData or the path of a .h5ad or .zarr", found=type(source).__name__, hint=hint
-        )
+        raise InputError(argument, expected="AnnData or a path", found=type(source).__name__, hint=hint)
     if 0 in source.shape:
         raise InputError(argument, expected="cells and genes", found=f"{source.n_obs} cells and {source.n_vars} genes")
     return source
@@ -338,7 +337,8 @@ def _read(
     names, n_repeats = unique_names(adata.obs_names)
     if n_repeats:
         notes = [*notes, f"{number_of(n_repeats, 'repeated cell name')} in the {argument} numbered"]
-    return of_counts(found, names, section, sections, argument, notes)
+    cells = of_counts(found, names, section, sections, argument, notes)
+    return replace(cells, notes=(*reading_notes(adata), *cells.notes))
 
 
 def of_counts(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from stgnn.data.schema import (
+    SOURCE_KEY,
     SPATIAL_KEY,
     UNKNOWN,
     CoordinatesError,
@@ -169,6 +171,18 @@ def check_scale(um_per_unit: float | None) -> float:
     return float(um_per_unit)
 
 
+def in_micrometres(adata: AnnData) -> bool:
+    """Whether a reader has brought ``obsm["spatial"]`` into micrometres."""
+    source = adata.uns.get(SOURCE_KEY)
+    return isinstance(source, Mapping) and source.get("unit") == "um"
+
+
+def reading_notes(adata: AnnData) -> tuple[str, ...]:
+    """What a reader of a platform's files did, in sentences."""
+    source = adata.uns.get(SOURCE_KEY)
+    return tuple(str(sentence) for sentence in source.get("notes", ())) if isinstance(source, Mapping) else ()
+
+
 def read_coords(
     adata: AnnData, spatial_key: str, um_per_unit: float | None, argument: str
 ) -> tuple[np.ndarray | None, list[str]]:
@@ -181,7 +195,9 @@ def read_coords(
     CoordinatesError
         If a key that the user chose is missing, or coordinates are NaN, infinite, of a wrong shape or all the same.
     """
-    scale = check_scale(um_per_unit)
+    scale, notes = check_scale(um_per_unit), []
+    if scale != 1 and spatial_key == SPATIAL_KEY and in_micrometres(adata):
+        scale, notes = 1.0, [f"coordinates of the {argument} are in micrometres since reading: not scaled again"]
     if spatial_key not in adata.obsm:
         hint = _place_hint(adata, spatial_key)
         if spatial_key != SPATIAL_KEY:
@@ -208,7 +224,7 @@ def read_coords(
         raise CoordinatesError(
             where, expected="places of cells", found=f"all {len(coords)} cells at {coords[0].tolist()}"
         )
-    return coords * scale, []
+    return coords * scale, notes
 
 
 def _place_hint(adata: AnnData, spatial_key: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -177,7 +177,7 @@ def check_output(path: str | Path, *, argument: str = "output", inputs: Iterable
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise FileError(argument, expected="a folder to write to", found=f"{str(folder)!r}, which is not writable")
-    if any(Path(source).resolve() == path.resolve() for source in inputs):
+    if any(path.resolve() in (Path(source).resolve(), *Path(source).resolve().parents) for source in inputs):
         raise FileError(
             argument, expected="another file than the inputs", found=repr(str(path)), hint="choose another name"
         )
@@ -210,23 +210,40 @@ def write_atomically(adata: AnnData, path: str | Path) -> None:
     ...     os.listdir(folder)
     ['eye.h5ad']
     """
-    with replacing(path) as partial:
-        if partial.name.endswith(f".h5ad{PARTIAL}"):
+
+    def fill(partial: Path) -> None:
+        if Path(path).suffix == ".h5ad":
             adata.write_h5ad(partial, convert_strings_to_categoricals=False)
         else:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Writing zarr v2", category=UserWarning)
                 adata.write_zarr(partial, convert_strings_to_categoricals=False)
 
+    replace_atomically(path, fill)
 
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a name to write to; what is there in the end replaces ``path``, unless writing failed.
+
+def replace_atomically(path: str | Path, fill: Callable[[Path], None]) -> None:
+    """Put a file or folder in place so that it appears whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Where: ``.h5ad`` or ``.zarr``. An earlier one there is replaced.
+    fill
+        Writes it under the name that it is given.
 
     Raises
     ------
     FileError
-        If ``path`` cannot be written; nothing is left behind then.
+        If it cannot be written; nothing is left behind then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     replace_atomically(folder + "/a.zarr", lambda path: path.mkdir())
+    ...     os.listdir(folder)
+    ['a.zarr']
     """
     path = check_output(path)
     partial = path.with_name(path.name + PARTIAL)
@@ -234,7 +251,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         _remove(partial)
         _restore(old, path)
-        yield partial
+        fill(partial)
         _flush(partial)
         if path.is_dir():  # a filled folder cannot be replaced in one step
             os.replace(path, old)
@@ -260,10 +277,16 @@ def _restore(old: Path, path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    for pause in (0.05, 0.2, 1.0):
+        if not path.is_dir() or path.is_symlink():
+            path.unlink(missing_ok=True)
+            return
+        try:
+            shutil.rmtree(path)
+        except OSError:  # after a failure zarr's threads may still write there for a moment
+            time.sleep(pause)
+    if path.is_dir():
         shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -23,6 +23,13 @@ UNKNOWN = "unknown"
 LABELS_KEY = "cell_type"
 SPATIAL_KEY = "spatial"
 KEY_ADDED = "stgnn"
+SECTION_KEY = "section"
+
+SOURCE_KEY = "stgnn_source"
+"""Entry of ``uns`` of what :func:`stgnn.read` read: ``platform``, ``path`` and ``notes``; ``unit``, "um" where
+``obsm["spatial"]`` is in micrometres, and ``um_per_unit``, by which the file's units became so; ``image`` and
+``um_per_pixel`` where there is an image, and ``image_origin_um`` where its corner is not at 0; ``section_key`` where
+there are several sections."""
 
 EXPRESSION_KEY = "stgnn_expression"
 """Entry of ``uns`` of predicted expression: a file that has it holds predictions in ``X``, not counts."""

@@ -16,9 +16,10 @@ import pandas as pd
 
 from stgnn.data.images import Image, check_mpp, open_image
 from stgnn.data.levels import aggregate, grid_to_places
-from stgnn.data.schema import CoordinatesError, FileError, InputError, OptionError
+from stgnn.data.schema import FileError, InputError, OptionError
 from stgnn.data.slide import Slide, check_slide, merge_genes, same_mpp
-from stgnn.data.tenx import AS_WRITTEN, damaged, read_matrix, read_positions
+from stgnn.data.tables import damaged, rows_of
+from stgnn.data.tenx import AS_WRITTEN, find_positions, read_matrix, read_positions
 
 __all__ = ["read_space_ranger"]
 
@@ -70,14 +71,12 @@ def read_space_ranger(
     """
     outs = _outs(Path(outs))
     folder, wanted = _bin_folder(outs, bin_um)
-    factors = _read_factors(folder / "spatial" / "scalefactors_json.json")
+    factors = read_factors(folder / "spatial" / "scalefactors_json.json")
     positions = read_positions(folder / "spatial")
     barcodes, counts, symbols, notes = read_matrix(folder / _MATRIX)
-    table = positions.iloc[_rows_of(barcodes, positions.index)]
+    table = positions.iloc[rows_of(barcodes, positions.index, find_positions(folder / "spatial").name)]
     square = factors.get("bin_size_um")
-    mpp = same_mpp(
-        ("mpp=", None if mpp is None else check_mpp(mpp)), ("scalefactors_json.json", _told_mpp(factors))
-    ) or _spot_mpp(factors, positions)
+    mpp = scale_of(factors, positions, mpp)
     total = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     counts, genes, merged = merge_genes(counts, symbols)
     name = name or _folder_name(outs)
@@ -144,7 +143,8 @@ def _bin_folder(outs: Path, bin_um: float | None) -> tuple[Path, float | None]:
     return squares[max(fitting)], None if max(fitting) == bin_um else bin_um
 
 
-def _read_factors(path: Path) -> dict[str, Any]:
+def read_factors(path: Path) -> dict[str, Any]:
+    """Read ``scalefactors_json.json``."""
     if not path.is_file():
         raise FileError("source", expected=path.name, found=f"none in {str(path.parent)!r}", hint=AS_WRITTEN)
     try:
@@ -152,6 +152,12 @@ def _read_factors(path: Path) -> dict[str, Any]:
         return {str(key): float(value) for key, value in factors.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise damaged(path, error) from error
+
+
+def scale_of(factors: dict[str, Any], positions: pd.DataFrame, mpp: float | None = None) -> float:
+    """Micrometres per pixel of the full-resolution image: as told, or by the spots of Visium."""
+    told = ("mpp=", None if mpp is None else check_mpp(mpp)), ("scalefactors_json.json", _told_mpp(factors))
+    return same_mpp(*told) or _spot_mpp(factors, positions)
 
 
 def _told_mpp(factors: dict[str, Any]) -> float | None:
@@ -181,22 +187,6 @@ def _spot_mpp(factors: dict[str, Any], positions: pd.DataFrame) -> float:
             hint="pass mpp=... of the full-resolution image",
         )
     return by_spot
-
-
-def _rows_of(barcodes: np.ndarray, known: pd.Index) -> np.ndarray:
-    """Row of each barcode of the matrix in the table of positions."""
-    rows = known.get_indexer(barcodes)
-    unknown = int((rows < 0).sum())
-    if unknown:
-        places = f"the {len(known)} barcodes in the table of positions"
-        number = f"none of them among {places}" if unknown == len(rows) else f"{unknown} not among {places}"
-        raise CoordinatesError(
-            "source",
-            expected=f"a place for each of the {len(rows)} barcodes of the matrix",
-            found=number,
-            hint=f"the matrix has {barcodes[rows < 0][0]!r}, the table {known[0]!r}: are both of one run?",
-        )
-    return rows
 
 
 def _open(

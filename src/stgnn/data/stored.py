@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -31,15 +31,16 @@ class StoredCounts:
         Where they are, and where other arrays of the same cells may be put.
     shape
         Number of cells and of genes.
-    indptr
-        Where each cell begins in the file (cells + 1,), int64.
+    start, length
+        Where the entries of each cell begin in the file, and how many they are (cells,), int64.
     totals
         Total of each cell (cells,), float32.
     """
 
     folder: Path
     shape: tuple[int, int]
-    indptr: Int[np.ndarray, " n1"]
+    start: Int[np.ndarray, " n"]
+    length: Int[np.ndarray, " n"]
     totals: Float[np.ndarray, " n"]
 
     @classmethod
@@ -72,18 +73,28 @@ class StoredCounts:
                 totals.append(np.asarray(block.sum(1)).ravel())
         length, total = np.concatenate(lengths), np.concatenate(totals)
         filled = length > 0
-        indptr = np.concatenate([[0], np.cumsum(length[filled], dtype=np.int64)])
-        return cls(folder, (int(filled.sum()), n_genes), indptr, total[filled]), filled
+        length = length[filled].astype(np.int64)
+        return cls(folder, (len(length), n_genes), np.cumsum(length) - length, length, total[filled]), filled
+
+    def of(self, rows: Int[np.ndarray, " m"]) -> Self:
+        """Counts of some cells, yet to be read: little to send to another process that sees the same files."""
+        return replace(
+            self,
+            shape=(len(rows), self.shape[1]),
+            start=self.start[rows],
+            length=self.length[rows],
+            totals=self.totals[rows],
+        )
 
     def __getitem__(self, rows: Int[np.ndarray, " m"] | slice) -> sp.csr_matrix:
         """Counts of some cells, float32 CSR; those that lie side by side in the file are read at once."""
-        rows = np.arange(self.shape[0])[rows]
-        start, stop = self.indptr[rows], self.indptr[rows + 1]
+        start = self.start[rows]
+        stop = start + self.length[rows]
         kind, n_genes = _kind(self.shape[1]), self.shape[1]
         entries = np.empty(int((stop - start).sum()), dtype=kind)
         breaks = np.flatnonzero(start[1:] != stop[:-1]) + 1
-        first = np.concatenate([[0], breaks]) if len(rows) else breaks
-        last = np.concatenate([breaks, [len(rows)]]) - 1
+        first = np.concatenate([[0], breaks]) if len(start) else breaks
+        last = np.concatenate([breaks, [len(start)]]) - 1
         view, done = memoryview(entries.view(np.uint8).data), 0
         with open(self.folder / _COUNTS, "rb", buffering=0) as file:
             for begin, end in zip(start[first], stop[last[: len(first)]], strict=True):
@@ -91,7 +102,7 @@ class StoredCounts:
                 done += _read(file.fileno(), view[done : done + size], int(begin) * kind.itemsize)
         indptr = np.concatenate([[0], np.cumsum(stop - start)])
         parts = entries["count"].copy(), entries["gene"].astype(np.int32), indptr
-        return sp.csr_matrix(parts, shape=(len(rows), n_genes))
+        return sp.csr_matrix(parts, shape=(len(start), n_genes))
 
     def sum(self, axis: int) -> Float[np.ndarray, "n 1"]:
         """Totals of the cells, as a column: the sum along axis 1, the only one that is kept."""

@@ -55,9 +55,6 @@ class Annotator(ABC):
         Names of the types, in the order of the columns of ``proba``.
     """
 
-    in_pieces: ClassVar[bool] = False
-    """Whether a query is judged a piece of tissue at a time, so that its counts may be stored on disk."""
-
     genes_: np.ndarray
     types_: tuple[str, ...]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, final
+from typing import TYPE_CHECKING, Any, Self, cast, final
 
 import numpy as np
 import torch
@@ -24,11 +24,11 @@ from stgnn.lesson import Layout, Lesson, Look, prepare, review, shape_arrays, sh
 from stgnn.methods.base import Annotator
 from stgnn.network import Network, Parts, Widths
 from stgnn.shallow import Clusters
-from stgnn.standins import labels_of, learned_from, take
+from stgnn.standins import labels_of, learned_from
 from stgnn.students import consensus, nearest_consensus, purity
-from stgnn.sweep import Said, Sweep, Verdict, runs, space_in_words
+from stgnn.sweep import Each, Piece, Said, Sweep, Verdict, here, runs, space_in_words
 from stgnn.teacher import Teaching
-from stgnn.train import Plan, find_device, progress, seed_of
+from stgnn.train import Plan, find_device, progress, seed_of, shared
 from stgnn.unknown import Common, discord, divergence, rejection, strangeness, usual
 
 if TYPE_CHECKING:
@@ -104,8 +104,6 @@ class SpatialTransformerGNN(Annotator):
     (120, 5)
     """
 
-    in_pieces: ClassVar[bool] = True
-
     gene_graph: bool = True
     cell_graph: bool = True
     gate: bool = True
@@ -135,7 +133,7 @@ class SpatialTransformerGNN(Annotator):
         reference, query = self._see(reference), self._see(query)
         query = learned_from(query, self.max_cells, self.random_state)
         options = [(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "checkpoint"]
-        folder = resume.folder_of(self.checkpoint, reference, query, options)
+        (folder,) = shared([partial(resume.folder_of, self.checkpoint, reference, query, options)])
         teaching = resume.teaching(
             self.checkpoint, reference, query, selector=self.selector, random_state=self.random_state
         )
@@ -153,24 +151,26 @@ class SpatialTransformerGNN(Annotator):
         self.decisions_, labels = teaching.facts, labels_of(reference)
         kinds = range(len(reference.types))
         self.means_ = np.stack([teaching.scale.reference[labels == k].mean(0) for k in kinds])
-        self.networks_: list[Network] = []
         self.widths_: dict[str, int] | None = None
-        self.curve_: list[dict[str, float]] = []
         with progress("training", self.members * max(self.rounds, 1) * self.steps) as watch:
-            for member in range(self.members):
-                self.networks_.append(self._train(member, lesson, folder, watch))
+            train = [partial(self._train, member, lesson, folder, watch) for member in range(self.members)]
+            trained = shared(train)
+        self.networks_ = [network for network, _ in trained]
+        self.curve_ = [record for _, curve in trained for record in curve]
         self._confer(query, teaching)
         return self
 
-    def predict(self, query: Cells, *, each: Callable[..., Iterable[Said]] = map) -> Prediction:
+    def predict(self, query: Cells, *, each: Each = here) -> Prediction:
         """Annotate cells that have the genes the method was fitted with, a piece of tissue at a time.
 
-        Tables of a query whose counts are stored are stored beside them. ``each`` judges the pieces: the builtin map,
-        or one that hands them to other processes and returns what is said in order.
+        Tables of a query whose counts are stored are stored beside them.
         """
-        seen = self._see(query)
-        sweep, expected = self._sweep(seen, each), cast(float, self.decisions_["expected_accuracy"])
-        laid = registration.overlay(self.maps_, seen, sweep.features, sweep.joint, expected)
+        seen, look = self._see(query), Look.of(query)
+        tiles, again = tee(self._tiles(seen))
+        said = each(_say, self, (Piece.of(seen, tile, look) for tile in again))
+        with progress("annotating", len(query)) as watch:
+            sweep = Sweep.of(seen, zip(tiles, said, strict=True), watch)
+        laid = registration.overlay(self.maps_, seen, sweep.features, sweep.joint, self._expected())
         proba = table_beside(query.counts, "proba", len(self.types_), np.float32)
         score = np.empty(len(query))
         for rows in runs(len(query)):
@@ -184,28 +184,11 @@ class SpatialTransformerGNN(Annotator):
             "curve": self.curve_,
             "temperature": self.temperature_,
             "space_used": seen.coords is not None and self.openness_ > 0,
-            "space": space_in_words(seen, self.openness_)
-            if query.coords is not None
-            else "off: the query has no coordinates",
+            "space": space_in_words(query, seen, self.openness_),
         }
         return Prediction(cast(np.ndarray, proba), cast(np.ndarray, sweep.states), score, THRESHOLD, details)
 
-    def _sweep(self, query: Cells, each: Callable[..., Iterable[Said]] = map) -> Sweep:
-        pieces, again = tee(self._pieces(query))
-        return Sweep.of(query, zip(pieces, each(partial(self._say, query, Look.of(query)), again), strict=True))
-
-    def _say(self, query: Cells, look: Look, piece: Tile) -> Said:
-        """Judge the cells in the core of a piece, all else in it being heard."""
-        cells, inner, clusters = take(query, piece.nodes), slice(len(piece.core)), cast(Clusters, self.council_[-1])
-        features, genes = self.shape_.see(look.at(cells))
-        members = clusters.members(features)
-        verdict = self._judge(cells, features, genes, members)
-        common = Common.of(features[inner], members[:, inner], verdict.apart[inner], clusters.centres.shape[1])
-        joint = (verdict.council + NETWORK_WEIGHT * verdict.networks)[inner]
-        kept = features[inner] if self.maps_ else np.empty((len(joint), 0), dtype=np.float32)
-        return Said(joint, verdict.states[inner], members[:, inner].T.astype(np.int32), kept, common)
-
-    def _pieces(self, query: Cells) -> Iterator[Tile]:
+    def _tiles(self, query: Cells) -> Iterator[Tile]:
         """Cells to judge at once, with all that they listen to."""
         most, hops = shallow.reach(self.council_)
         # regions of a whole section listen to each other
@@ -232,17 +215,15 @@ class SpatialTransformerGNN(Annotator):
         self.decisions_ = {**self.decisions_, "cluster_purity": pure}
         joint = council + weight * experts.floored(together) + NETWORK_WEIGHT * said
         common = Common.of(view.features, members, verdict.apart, clusters.centres.shape[1])
-        self._settle(query, Sweep(joint, verdict.states, members.T, view.features, common))
+        self._settle(query, Said(joint, verdict.states, members.T, view.features, common))
 
-    def _settle(self, query: Cells, sweep: Sweep) -> None:
+    def _settle(self, query: Cells, said: Said) -> None:
         """Learn from all that is said how sure to be, and how much strangeness and discord are usual."""
-        expected = cast(float, self.decisions_["expected_accuracy"])
-        joint, members = np.asarray(sweep.joint), np.asarray(sweep.members).T
-        self.calm_ = experts.temperature(joint, expected, highest=20.0)
-        laid = registration.overlay(self.maps_, query, sweep.features, joint, expected)
-        joint = joint * self.calm_ + laid.said(query, slice(None))
-        self.temperature_ = experts.temperature(joint, expected, highest=20.0)
-        self.usual_ = [usual(values) for values in self._odd(joint.argmax(1), members, sweep.common)]
+        self.calm_ = experts.temperature(said.joint, self._expected(), highest=20.0)
+        laid = registration.overlay(self.maps_, query, said.features, said.joint, self._expected())
+        joint = said.joint * self.calm_ + laid.said(query, slice(None))
+        self.temperature_ = experts.temperature(joint, self._expected(), highest=20.0)
+        self.usual_ = [usual(values) for values in self._odd(joint.argmax(1), said.members.T, said.common)]
 
     def prune(
         self, reference: Cells, query: Cells, share: float = 0.5, members: int | None = None
@@ -279,8 +260,8 @@ class SpatialTransformerGNN(Annotator):
         """
         pruning.check(reference, query, self.genes_, self.types_)
         reference, query = self._see(reference), learned_from(self._see(query), self.max_cells, self.random_state)
-        said, smaller = self._sweep(query), copy(self)
-        guess = softmax(np.asarray(said.joint) * self.calm_ * self.temperature_, axis=1)
+        said, smaller = _say(self, Piece(query, len(query), Look.of(query))), copy(self)
+        guess = softmax(said.joint * self.calm_ * self.temperature_, axis=1)
         trust, openness = cast(float, self.decisions_["trust"]), float(self.openness_ > 0)
         lesson = review(reference, query, self.shape_, self._layout(), guess, trust)
         plan, device = Plan(2 * self.steps, random_state=self.random_state), find_device(self.device)
@@ -288,9 +269,9 @@ class SpatialTransformerGNN(Annotator):
             self.networks_, self.shape_, self._parts(), lesson, share, members, plan, openness=openness, device=device
         )
         smaller.widths_, smaller.members = asdict(widths), len(smaller.networks_)
-        fewer = nearest_consensus(cast(Clusters, self.council_[-1]), np.asarray(said.members).T, share)
+        fewer = nearest_consensus(cast(Clusters, self.council_[-1]), said.members.T, share)
         smaller.council_ = [*self.council_[:-1], fewer]
-        smaller._settle(query, smaller._sweep(query))
+        smaller._settle(query, _say(smaller, Piece(query, len(query), Look.of(query))))
         return smaller
 
     def export(self, folder: str | Path) -> None:
@@ -305,6 +286,10 @@ class SpatialTransformerGNN(Annotator):
         Neither students nor networks are asked: they learn from guesses, and so are sure of unknown types, too.
         """
         return strangeness(kind, members, common, self.means_), discord(members, common)
+
+    def _expected(self) -> float:
+        """Accuracy expected of all that is said but by maps."""
+        return cast(float, self.decisions_["expected_accuracy"])
 
     def _judge(
         self,
@@ -337,7 +322,9 @@ class SpatialTransformerGNN(Annotator):
         torch.manual_seed(seed)
         return Network(self.shape_, self._parts()).to(find_device(self.device))
 
-    def _train(self, member: int, lesson: Lesson, folder: Path | None, watch: Callable[[int], None]) -> Network:
+    def _train(
+        self, member: int, lesson: Lesson, folder: Path | None, watch: Callable[[int], None]
+    ) -> tuple[Network, list[dict[str, float]]]:
         seed = seed_of(self.random_state, member)
         network = self._network(seed)
         if folder is not None:
@@ -354,8 +341,7 @@ class SpatialTransformerGNN(Annotator):
             checkpoint=folder,
             watch=watch,
         )
-        self.curve_ += [{"member": float(member), **record} for record in curve]
-        return network
+        return network, [{"member": float(member), **record} for record in curve]
 
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = (
@@ -392,3 +378,15 @@ class SpatialTransformerGNN(Annotator):
             network = self._network(0)
             siblings.load_weights(network, f"network{i}", arrays)
             self.networks_.append(network)
+
+
+def _say(model: SpatialTransformerGNN, piece: Piece) -> Said:
+    """Judge the cells in the core of a piece, all else in it being heard."""
+    cells, inner, clusters = piece.read(), slice(piece.n_core), cast(Clusters, model.council_[-1])
+    features, genes = model.shape_.see(piece.look.at(cells))
+    members = clusters.members(features)
+    verdict = model._judge(cells, features, genes, members)
+    common = Common.of(features[inner], members[:, inner], verdict.apart[inner], clusters.centres.shape[1])
+    joint = (verdict.council + NETWORK_WEIGHT * verdict.networks)[inner]
+    kept = features[inner] if model.maps_ else np.empty((len(joint), 0), dtype=np.float32)
+    return Said(joint, verdict.states[inner], members[:, inner].T.astype(np.int32), kept, common)
