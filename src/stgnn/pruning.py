@@ -185,7 +185,9 @@ class _Recovery:
         weight = (1 / np.sqrt(count))[lesson.labels]
         labels = np.eye(len(count), dtype=np.float32)[lesson.labels]
         self.known = (labels, labels, (weight / weight.mean()).astype(np.float32))
-        self.told = (*told, np.ones(len(told[0]), dtype=np.float32))
+        kind = told[1].argmax(1)  # rare types weigh a little more, as they do when guesses are learned from
+        balance = np.bincount(kind, minlength=len(count)).clip(1)[kind] ** -bilevel.BALANCE
+        self.told = (*told, balance.astype(np.float32))
 
     @property
     def parts(self) -> int:

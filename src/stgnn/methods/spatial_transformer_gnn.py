@@ -256,7 +256,13 @@ class SpatialTransformerGNN(Annotator):
 
         Examples
         --------
-        >>> model.prune(reference, query, share=0.25, members=1).save("smaller")  # doctest: +SKIP
+        >>> from stgnn.data.cells import align, read_query, read_reference
+        >>> from stgnn.data.toy import toy
+        >>> adata, adata_query = toy(n_cells=120)
+        >>> reference, query = align(read_reference(adata), read_query(adata_query))
+        >>> model = SpatialTransformerGNN(rounds=1, steps=5).fit(reference, query)
+        >>> len(model.prune(reference, query, share=0.25, members=1).networks_)
+        1
         """
         pruning.check(reference, query, self.genes_, self.types_)
         reference, query = self._see(reference), learned_from(self._see(query), self.max_cells, self.random_state)
