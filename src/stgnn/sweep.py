@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -128,7 +129,7 @@ class Each(Protocol):
 
 def here(judge: Callable[[Any, P], Said], model: Any, pieces: Iterable[P]) -> Iterator[Said]:
     """Judge pieces in this process, one after the other."""
-    return (judge(model, piece) for piece in pieces)
+    return map(partial(judge, model), pieces)
 
 
 def runs(n: int) -> Iterator[slice]:
