@@ -161,9 +161,9 @@ aria-label="Opacity of the cells"></label>
 <canvas id="picture-canvas" tabindex="0" role="img" aria-label="$label" aria-describedby="picture-help"></canvas>
 <svg class="picture-lasso" aria-hidden="true"><polygon points=""></polygon></svg>
 <div class="picture-labels" aria-hidden="true"></div>
-<div class="picture-bar" aria-hidden="true"><i></i><span></span></div>
+<div class="picture-bar" aria-hidden="true"><i class="picture-length"></i><span></span></div>
 <div class="picture-tip" role="tooltip" hidden></div></div>
-<div class="picture-scale" hidden><span></span><i></i><span></span></div>
+<div class="picture-scale" hidden><span></span><i class="picture-ramp"></i><span></span></div>
 <p class="picture-help" id="picture-help">Keys on the picture: arrows move, + and − zoom, 0 shows the whole, L draws a lasso,
 Esc clears it. Shift and drag also draws a lasso.</p>
 </div>

@@ -7,6 +7,7 @@ async function readData() {
   for (const [name, [bytes, start, length]] of Object.entries(data.arrays)) {
     data.array[name] = bytes === 2 ? new Uint16Array(buffer, start, length) : new Uint8Array(buffer, start, length);
   }
+  data.high = ["x", "y"].map((name) => data.array[name].reduce((most, value) => Math.max(most, value), 1));
   data.section = data.array.section || new Uint8Array(data.cells);
   data.classes = data.layers.filter((layer) => layer.names);
   return data;

@@ -2,8 +2,10 @@
 
 async function start(root) {
   const data = await readData(), find = (selector) => root.querySelector(selector);
-  const canvas = find("canvas"), stage = find(".picture-stage"), points = openPoints(canvas, data);
+  const canvas = find("canvas"), points = openPoints(canvas, data);
   if (!points) return;
+  // The tissue's own shape within bounds, the same on paper.
+  find(".picture-stage").style.aspectRatio = Math.min(Math.max(data.high[0] / data.high[1], 1), 2.2);
   const state = {
     by: 0, tool: "move", view: null, path: null, taken: null, pointed: null, told: null,
     hidden: data.classes.map(() => new Set()), shown: null,
@@ -110,7 +112,6 @@ async function start(root) {
   listenToImages(root, images);
   listenToPointer(canvas, data.down, () => state, act);
   listenToKeys(canvas, data.down, () => state, act);
-  listenToPrint(stage, canvas);
   canvas.addEventListener("webglcontextlost", () => show(root, false));
 
   show(root, true);
@@ -175,12 +176,6 @@ function listenToImages(root, images) {
   };
   box.onchange = cells.oninput = apply;
   apply();
-}
-
-// The drawn pixels are printed, so the picture keeps its shape on paper.
-function listenToPrint(stage, canvas) {
-  addEventListener("beforeprint", () => (stage.style.aspectRatio = `${canvas.width} / ${canvas.height}`));
-  addEventListener("afterprint", () => (stage.style.aspectRatio = ""));
 }
 
 const picture = document.getElementById("picture");

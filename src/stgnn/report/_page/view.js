@@ -3,17 +3,13 @@
 const LARGEST_POINT = 40;
 
 function wholeView(data, width, height) {
-  let high = [1, 1];
-  for (const [axis, name] of ["x", "y"].entries()) {
-    for (const value of data.array[name]) if (value > high[axis]) high[axis] = value;
-  }
-  const zoom = 0.94 * Math.min(width / high[0], height / high[1]);
+  const { high } = data, zoom = 0.92 * Math.min(width / high[0], height / high[1]);
   return { x: high[0] / 2, y: high[1] / 2, zoom, least: zoom / 2, most: Math.max(zoom, 60 / data.spacing), width, height };
 }
 
 function pointSize(data, view) {
   const ratio = window.devicePixelRatio || 1;
-  return ratio * Math.min(Math.max(0.9 * data.spacing * view.zoom, 1.2), LARGEST_POINT);
+  return ratio * Math.min(Math.max(0.8 * data.spacing * view.zoom, 1.2), LARGEST_POINT);
 }
 
 function toScreen(view, down, x, y) {
