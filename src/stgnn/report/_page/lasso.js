@@ -55,9 +55,8 @@ function columnsOf(data) {
 
 function showTable(data, root, cells) {
   const columns = columnsOf(data), [caption, head, body] = root.querySelector("table").children;
-  const listed = cells.slice(0, LISTED), number = (count) => count.toLocaleString("en");
-  caption.textContent = `${number(cells.length)} cells taken` +
-    (cells.length > LISTED ? `; the first ${LISTED} are listed, the file has all` : "");
+  const listed = cells.slice(0, LISTED);
+  caption.textContent = `Cells taken: ${listed.length} of ${cells.length.toLocaleString("en")}`;
   head.replaceChildren();
   body.replaceChildren();
   const top = element("tr", head);

@@ -58,7 +58,7 @@ async function start(root) {
     const cells = state.taken ? takenCells(state) : [], shown = state.shown.reduce((sum, is) => sum + is, 0);
     find(".picture-taken").hidden = !state.taken;
     find(".picture-status").textContent = `${shown.toLocaleString("en")} of ${data.cells.toLocaleString("en")} cells shown` +
-      (state.taken ? `, ${cells.length.toLocaleString("en")} taken; bars count these.` : "; bars count these.");
+      (state.taken ? `, ${cells.length.toLocaleString("en")} taken, which the bars count and the file below holds.` : "; the bars count these.");
     if (state.taken) showTable(data, root, cells);
   }
 

@@ -1,9 +1,9 @@
 // The view: which place lies in the middle, and how many pixels one step has; pointer and keys move it.
 
-const LARGEST_POINT = 40;
+const LARGEST_POINT = 40, MARGIN = 30; // pixels; the margin holds names above and the scale bar below
 
 function wholeView(data, width, height) {
-  const { high } = data, zoom = 0.92 * Math.min(width / high[0], height / high[1]);
+  const { high } = data, zoom = Math.min((width - 2 * MARGIN) / high[0], (height - 2 * MARGIN) / high[1]);
   return { x: high[0] / 2, y: high[1] / 2, zoom, least: zoom / 2, most: Math.max(zoom, 60 / data.spacing), width, height };
 }
 
