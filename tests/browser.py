@@ -17,10 +17,19 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-_ARGUMENTS = (
-    "--headless=new --no-sandbox --disable-gpu --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
-    "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-).split()
+_ARGUMENTS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 KEYS = {"escape": "\ue00c", "space": " ", "enter": "\ue007", "tab": "\ue004", "left": "\ue012", "shift": "\ue008"}
 
 

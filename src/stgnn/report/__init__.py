@@ -36,9 +36,9 @@ def write_report(
 
     It holds a picture of all cells to look around in (colour by type, confidence, gene, section or region; hide types;
     draw around cells to list and keep them), over the section's image where ``uns["spatial"]`` holds or
-    ``uns["stgnn_source"]`` names one; maps by type and by confidence, the cells to look at twice, the composition against the reference, the
-    reference's marker genes in the annotated cells, the training curve, and all that was recorded of the run. It loads
-    nothing from anywhere, and equal inputs give equal bytes.
+    ``uns["stgnn_source"]`` names one; maps by confidence, the cells to look at twice, the composition against the
+    reference, the reference's marker genes in the annotated cells, the training curve, and all that was recorded of the
+    run. It loads nothing from anywhere, and equal inputs give equal bytes.
 
     Parameters
     ----------

@@ -221,9 +221,7 @@ def _regions(adata: AnnData, region_key: str) -> tuple[np.ndarray, list[str]]:
     return code, [str(name) for name in names]
 
 
-def _underlays(
-    adata: AnnData, sections: Mapping[str, np.ndarray], spatial_key: str
-) -> tuple[dict[str, Underlay], str]:
+def _underlays(adata: AnnData, sections: Mapping[str, np.ndarray], spatial_key: str) -> tuple[dict[str, Underlay], str]:
     _, coords = read_places(adata, spatial_key, None, None)
     return find_underlays(adata, {name: coords[rows] for name, rows in sections.items()})
 

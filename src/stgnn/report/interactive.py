@@ -164,8 +164,8 @@ aria-label="Opacity of the cells"></label>
 <div class="picture-bar" aria-hidden="true"><i class="picture-length"></i><span></span></div>
 <div class="picture-tip" role="tooltip" hidden></div></div>
 <div class="picture-scale" hidden><span></span><i class="picture-ramp"></i><span></span></div>
-<p class="picture-help" id="picture-help">Keys on the picture: arrows move, + and − zoom, 0 shows the whole, L draws a lasso,
-Esc clears it. Shift and drag also draws a lasso.</p>
+<p class="picture-help" id="picture-help">Keys on the picture: arrows move, + and − zoom, 0 shows the whole,
+L draws a lasso, Esc clears it. Shift and drag also draws a lasso.</p>
 <p class="picture-status" id="picture-status" role="status"></p>
 <div class="picture-taken" hidden>
 <button type="button" data-do="save">Download as CSV</button> <button type="button" data-do="clear">Clear</button>

@@ -86,19 +86,19 @@ def codes(values: np.ndarray, number: int) -> np.ndarray:
 
 
 def joined(names: np.ndarray) -> np.ndarray:
-    """Names as the bytes of lines of text; a name that has line breaks gets spaces for them.
+    r"""Names as the bytes of lines of text; a name that has line breaks gets spaces for them.
 
     Examples
     --------
     >>> joined(np.array(["a", "b"])).tobytes()
-    b'a\\nb'
+    b'a\nb'
     """
     lines = "\n".join(str(name).replace("\n", " ") for name in names)
     return np.frombuffer(lines.encode("utf-8", errors="replace"), dtype=np.uint8)
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str, list[int]]]:
-    """Lay arrays of bytes and of 16-bit numbers end to end, deflated, in base64.
+    r"""Lay arrays of bytes and of 16-bit numbers end to end, deflated, in base64.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def pack(arrays: Mapping[str, np.ndarray]) -> tuple[str, dict[str, list[int]]]:
     --------
     >>> text, contents = pack({"a": np.array([1, 2, 3], dtype=np.uint8), "b": np.array([256], dtype=np.uint16)})
     >>> zlib.decompress(base64.b64decode(text)), contents
-    (b'\\x01\\x02\\x03\\x00\\x00\\x01', {'a': [1, 0, 3], 'b': [2, 4, 1]})
+    (b'\x01\x02\x03\x00\x00\x01', {'a': [1, 0, 3], 'b': [2, 4, 1]})
     """
     deflate, parts, contents, start = zlib.compressobj(_LEVEL), [], {}, 0
     for name, array in arrays.items():

@@ -35,9 +35,7 @@ class Underlay(NamedTuple):
     box: tuple[float, float, float, float]
 
 
-def find_underlays(
-    adata: AnnData, places: Mapping[str, np.ndarray]
-) -> tuple[dict[str, Underlay], str]:
+def find_underlays(adata: AnnData, places: Mapping[str, np.ndarray]) -> tuple[dict[str, Underlay], str]:
     """Find the image of each section, and say why there is none where one was named.
 
     Looked at are the images that ``uns["spatial"]`` holds, as scanpy keeps them (one library, or libraries named as the

@@ -107,7 +107,9 @@ async function start(root) {
   };
   for (const button of root.querySelectorAll("[data-do]")) button.onclick = buttons[button.dataset.do];
   for (const button of root.querySelectorAll("[data-tool]")) button.onclick = () => act.tool(button.dataset.tool);
-  root.onkeydown = (event) => event.key === "Escape" && act.clear();
+  root.onkeydown = (event) => {
+    if (event.key === "Escape") act.clear();
+  };
   fillLayers(find("select"), data, (by) => update({ by }));
   listenToImages(root, images);
   listenToPointer(canvas, data.down, () => state, act);
