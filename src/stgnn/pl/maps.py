@@ -85,7 +85,7 @@ def spatial_types(
     draw_points(ax, coords[order], palette[code[order]], size)
     if legend:
         shown = np.bincount(code, minlength=len(assigned.names)) > 0
-        _legend(ax, {name: colors[name] for name, is_shown in zip(assigned.names, shown) if is_shown})
+        type_legend(ax, {name: colors[name] for name, is_shown in zip(assigned.names, shown) if is_shown})
     return ax
 
 
@@ -197,7 +197,8 @@ def _span(coords: np.ndarray) -> np.ndarray:
     return np.maximum(np.ptp(coords, axis=0), 1e-9) if len(coords) else np.ones(2)
 
 
-def _legend(ax: Axes, colors: dict[str, str]) -> None:
+def type_legend(ax: Axes, colors: dict[str, str]) -> None:
+    """Name the colours of types to the right of the Axes, ``"unknown"`` last."""
     from matplotlib.lines import Line2D
 
     names = sorted(colors, key=lambda name: name == UNKNOWN)

@@ -116,7 +116,8 @@ def _layers(facts: Facts, section: np.ndarray) -> tuple[list[dict[str, Any]], di
         code, names = facts.region
         lost = bool((code < 0).any())
         classes["region"] = (np.where(code < 0, len(names), code), [*names, _NO_REGION] if lost else names)
-    layers, arrays = [], {}
+    layers: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
     for name, (code, members) in classes.items():
         colors = type_colors(members)
         layers.append({"title": name, "array": name, "names": members, "colors": [colors[each] for each in members]})
