@@ -119,6 +119,13 @@ def test_the_page_tells_what_the_cells_are(tmp_path):
     assert (tmp_path / "b.html").read_text(encoding="utf-8") == page
 
 
+def test_a_cell_costs_few_bytes(tmp_path):
+    adata = annotated(20_000)
+    write_report(adata, tmp_path / "a.html", section_key="section", genes=[f"Gene{number}" for number in range(1, 13)])
+    packed = re.search(r'id="picture-data">(.*?)</script>', (tmp_path / "a.html").read_text(encoding="utf-8")).group(1)
+    assert len(packed) < 20_000 * 30  # so that half a million cells stay under 15 MB, maps not counted
+
+
 def test_cells_of_no_region_are_named_so(tmp_path):
     adata = annotated()
     adata.obs["domain"] = adata.obs["domain"].cat.remove_categories("upper")
@@ -250,6 +257,20 @@ def test_it_draws_all_types_without_a_word_on_the_console(browser, report):
         == 0
     )
     assert browser.run("return document.querySelector('.picture-name').textContent") == EVIL
+
+
+def test_pointing_at_a_type_fades_the_others(browser, report):
+    opened(browser, report)
+    left, top, width, height = box(browser, ".picture-row:nth-child(1)")
+    browser.hover(left + width // 2, top + height // 2)
+    time.sleep(0.1)
+    first, *others = type_colors(TYPES).values()
+    image = pixels(browser)
+    assert seen(image, first) > 100
+    assert not any(seen(image, color) for color in others)
+    browser.hover(2, 2)
+    time.sleep(0.1)
+    assert seen(pixels(browser), others[0]) > 100
 
 
 @pytest.mark.parametrize("key", ["enter", "space"])

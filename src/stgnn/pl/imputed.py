@@ -89,7 +89,7 @@ def _draw(before: np.ndarray, after: np.ndarray, gene: str, reliability: float, 
     if len(before) <= _FEW_CELLS:
         ax.scatter(before, after, s=8, color="#0072b2", alpha=0.5, linewidths=0)
     else:
-        cells = ax.hexbin(before, after, gridsize=50, bins="log", cmap="Blues", mincnt=1, linewidths=0)
+        cells = ax.hexbin(before, after, gridsize=50, bins="log", cmap="viridis_r", mincnt=1, linewidths=0)
         ax.figure.colorbar(cells, ax=ax, label="cells", shrink=0.7)
     ax.axline((0, 0), slope=1, color="#8a8f98", linewidth=1, linestyle="--", zorder=0)
     varies = np.ptp(before) > 0 and np.ptp(after) > 0

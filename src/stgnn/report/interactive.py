@@ -19,7 +19,7 @@ from stgnn.report.facts import Facts
 from stgnn.report.html import paragraph, several, text
 from stgnn.report.picture import codes, joined, lay_out, pack, quantise
 
-_SCRIPTS = ("data.js", "gl.js", "paint.js", "classes.js", "view.js", "lasso.js", "picture.js")
+_SCRIPTS = ("data.js", "gl.js", "paint.js", "classes.js", "view.js", "lasso.js", "overlay.js", "picture.js")
 _EXPRESSION_COLORS = ("#e4e4e0", "#a9bcd6", "#5b7db1", "#243b6b")  # light to dark, so that no hue need be told
 _NO_REGION = "none"
 

@@ -98,7 +98,7 @@ def summary(facts: Facts) -> str:
 
 def _types(facts: Facts) -> str:
     """The picture, and the maps that stand in its place where a browser cannot draw it."""
-    return picture_part(facts) + f'\n<div id="picture-still">{type_part(facts)}</div>'
+    return f'<div id="picture-still">{type_part(facts)}</div>\n' + picture_part(facts)
 
 
 def _tiles(facts: Facts) -> str:

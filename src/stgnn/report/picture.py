@@ -11,7 +11,7 @@ import numpy as np
 
 _FINEST = 65535  # places are whole numbers of 16 bits: 0.15 um on a section of 10 mm
 _WIDE = 4 / 3  # shape, width by height, that sections laid side by side fill
-_GAP = 0.06  # between sections, of the largest one
+_GAP = 0.09  # between sections, of the largest one
 _LEVEL = 6
 
 

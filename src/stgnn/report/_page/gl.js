@@ -10,8 +10,10 @@ void main() {
 const FRAGMENT = `#version 300 es
 precision highp float; in vec4 tint; uniform float size; out vec4 shown;
 void main() {
-  if (size > 3.0 && length(gl_PointCoord - 0.5) > 0.5) discard;
-  shown = vec4(tint.rgb, 1.0);
+  float off = length(gl_PointCoord - 0.5);
+  if (size > 3.0 && off > 0.5) discard;
+  // A white rim parts large points from their neighbours, and from an image of their own colour.
+  shown = size > 8.0 && off > 0.42 ? vec4(1.0) : vec4(tint.rgb, 1.0);
 }`;
 
 // Returns null where there is no WebGL 2.

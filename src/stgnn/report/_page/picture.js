@@ -4,17 +4,19 @@ async function start(root) {
   const data = await readData(), find = (selector) => root.querySelector(selector);
   const canvas = find("canvas"), points = openPoints(canvas, data);
   if (!points) return;
-  // The tissue's own shape within bounds, the same on paper.
-  find(".picture-stage").style.aspectRatio = Math.min(Math.max(data.high[0] / data.high[1], 1), 2.2);
   const state = {
-    by: 0, tool: "move", view: null, path: null, taken: null, pointed: null, told: null,
-    hidden: data.classes.map(() => new Set()), shown: null,
+    by: 0, // place of the layer that gives the colours
+    tool: "move", // or "lasso"
+    view: null, // see view.js
+    hidden: data.classes.map(() => new Set()), // codes of each class
+    shown: null, // 1 for each cell of which nothing is hidden; follows from hidden
+    path: null, // the lasso, as places
+    taken: null, // 1 for each cell in it
+    pointed: null, // the class under the pointer, as { place, code }
+    told: null, // the cell under the pointer, as { cell, at }
   };
   const base = shuffled(data.cells), rgba = new Uint8Array(4 * data.cells);
-  const classes = makeClasses(data, find(".picture-classes"), update);
-  const images = data.images.map((image) => ({ ...image, made: element("img", find(".picture-images"), "", { src: image.uri, alt: "" }) }));
-  const labels = data.sections.map((section) => element("span", find(".picture-labels"), "", { textContent: section.name }));
-  const corners = labels.length > 1 ? cornersOf(data) : [];
+  const classes = makeClasses(data, find(".picture-classes"), update), overlay = makeOverlay(data, root);
   let frame = 0;
 
   function update(changes) {
@@ -25,70 +27,38 @@ async function start(root) {
     if (has("by", "hidden", "taken", "pointed")) points.colour(paint(data, state, rgba));
     if (has("by", "hidden", "taken")) classes.show(state);
     if (has("by")) showScale(find(".picture-scale"), data.layers[state.by]);
-    if (has("hidden", "taken")) showTaken();
-    if (has("tool")) showTool();
-    if (has("told")) showTip();
+    if (has("hidden", "taken")) showTaken(root, data, state);
+    if (has("tool")) showTool(root, state);
+    if (has("told")) showTip(find(".picture-tip"), data, state);
     frame = frame || requestAnimationFrame(draw);
   }
 
   function draw() {
     frame = 0;
-    const { view } = state, percent = (part, whole) => (100 * part) / whole + "%";
-    const put = (made, left, top) => Object.assign(made.style, { left: percent(left, view.width), top: percent(top, view.height) });
-    points.draw(view, data.down, pointSize(data, view));
-    for (const { made, box } of images) {
-      put(made, ...toScreen(view, data.down, box[0], box[1]));
-      made.style.width = percent((box[2] - box[0]) * view.zoom, view.width);
-      made.style.height = percent((box[3] - box[1]) * view.zoom, view.height);
-    }
-    corners.forEach((corner, place) => put(labels[place], ...toScreen(view, data.down, ...corner)));
-    const drawn = (state.path || []).map(([x, y]) => toScreen(view, data.down, x, y).map(Math.round).join(","));
-    find("polygon").setAttribute("points", drawn.join(" "));
-    showBar(find(".picture-bar"), data, view);
+    points.draw(state.view, data.down, pointSize(data, state.view));
+    overlay(state);
   }
 
-  function showTool() {
-    for (const button of root.querySelectorAll("[data-tool]")) {
-      button.setAttribute("aria-pressed", String(button.dataset.tool === state.tool));
-    }
-    canvas.classList.toggle("drawing", state.tool === "lasso");
-  }
+  show(root, true);
+  // The tissue's own shape within bounds, the same on paper.
+  find(".picture-stage").style.aspectRatio = Math.min(Math.max(data.high[0] / data.high[1], 1), 2.2);
+  const fit = () => fitCanvas(canvas, data, state, update);
+  fit();
+  listen(root, data, state, update);
+  update({ by: 0, hidden: state.hidden, taken: null, tool: "move" });
+  new ResizeObserver(fit).observe(canvas);
+  canvas.addEventListener("webglcontextlost", () => show(root, false));
+  // The second frame begins once the first, with all cells in it, was handed over.
+  requestAnimationFrame(() => requestAnimationFrame(() => (root.dataset.drawn = Math.round(performance.now()))));
+}
 
-  function showTaken() {
-    const cells = state.taken ? takenCells(state) : [], shown = state.shown.reduce((sum, is) => sum + is, 0);
-    find(".picture-taken").hidden = !state.taken;
-    find(".picture-status").textContent = `${shown.toLocaleString("en")} of ${data.cells.toLocaleString("en")} cells shown` +
-      (state.taken ? `, ${cells.length.toLocaleString("en")} taken, which the bars count and the file below holds.` : "; the bars count these.");
-    if (state.taken) showTable(data, root, cells);
-  }
-
-  function showTip() {
-    const tip = find(".picture-tip"), told = state.told;
-    tip.hidden = !told;
-    if (!told) return;
-    const layers = data.layers.filter((layer, place) => !layer.gene || place === state.by);
-    tip.replaceChildren(...layers.map((layer) => Object.assign(document.createElement("span"), {
-      textContent: `${layer.title}: ${valueOf(data, layer, told.cell)}`,
-    })));
-    element("span", tip, "", { textContent: cellNames(data)[told.cell] });
-    const [left, top] = told.at, right = left > state.view.width / 2, below = top > state.view.height / 2;
-    tip.style.inset = `${below ? "auto" : top + 14 + "px"} ${right ? state.view.width - left + 14 + "px" : "auto"} ` +
-      `${below ? state.view.height - top + 14 + "px" : "auto"} ${right ? "auto" : left + 14 + "px"}`;
-  }
-
-  function fit() {
-    const box = canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
-    // On paper the picture is stretched as it is: it was drawn for the screen.
-    if (!box.width || window.matchMedia("print").matches) return;
-    [canvas.width, canvas.height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
-    const whole = wholeView(data, box.width, box.height), { view } = state;
-    const kept = view && { ...whole, x: view.x, y: view.y, zoom: (view.zoom / view.least) * whole.least };
-    update({ view: kept || whole });
-  }
-
+// What a reader can do, whether by pointer, keys or buttons.
+function listen(root, data, state, update) {
+  const canvas = root.querySelector("canvas"), { down } = data;
   const act = {
     view: (view) => update({ view, told: null }),
-    whole: () => update({ view: wholeView(data, state.view.width, state.view.height) }),
+    zoom: (factor) => act.view(zoomed(state.view, down, factor)),
+    whole: () => act.view(wholeView(data, state.view.width, state.view.height)),
     tool: (tool) => update({ tool }),
     lasso: (path) => update({ path, told: null }),
     take: (path) => update({ path, taken: cellsWithin(data, path, state.shown) }),
@@ -98,10 +68,9 @@ async function start(root) {
       if (cell >= 0 || state.told) update({ told: cell < 0 ? null : { cell, at } });
     },
   };
-  const view = (factor) => act.view(zoomed(state.view, data.down, factor));
-  const corner = (left, top) => toSheet(state.view, data.down, left * state.view.width, top * state.view.height);
+  const corner = (left, top) => toSheet(state.view, down, left * state.view.width, top * state.view.height);
   const buttons = {
-    closer: () => view(1.4), farther: () => view(1 / 1.4), whole: act.whole, clear: act.clear,
+    closer: () => act.zoom(1.4), farther: () => act.zoom(1 / 1.4), whole: act.whole, clear: act.clear,
     take: () => act.take([corner(0, 0), corner(1, 0), corner(1, 1), corner(0, 1)]),
     save: () => saveCsv(data, takenCells(state)),
   };
@@ -110,78 +79,52 @@ async function start(root) {
   root.onkeydown = (event) => {
     if (event.key === "Escape") act.clear();
   };
-  fillLayers(find("select"), data, (by) => update({ by }));
-  listenToImages(root, images);
-  listenToPointer(canvas, data.down, () => state, act);
-  listenToKeys(canvas, data.down, () => state, act);
-  canvas.addEventListener("webglcontextlost", () => show(root, false));
-
-  show(root, true);
-  fit();
-  update({ by: 0, hidden: state.hidden, taken: null, tool: "move" });
-  new ResizeObserver(fit).observe(canvas);
-  // The second frame begins once the first, with all cells in it, was handed over.
-  requestAnimationFrame(() => requestAnimationFrame(() => (root.dataset.drawn = Math.round(performance.now()))));
+  fillLayers(root.querySelector("select"), data, (by) => update({ by }));
+  listenToPointer(canvas, down, () => state, act);
+  listenToKeys(canvas, down, () => state, act);
 }
 
-// The static map stands where the picture does not.
-function show(root, works) {
-  root.hidden = !works;
-  const still = document.getElementById("picture-still");
-  if (still) still.hidden = works;
-}
-
-// Where the name of each section stands: above its upper left corner.
-function cornersOf(data) {
-  const corners = data.sections.map(() => [Infinity, data.down ? Infinity : -Infinity]);
-  for (let i = 0; i < data.cells; i++) {
-    const corner = corners[data.section[i]];
-    corner[0] = Math.min(corner[0], data.array.x[i]);
-    corner[1] = (data.down ? Math.min : Math.max)(corner[1], data.array.y[i]);
-  }
-  return corners;
+function fitCanvas(canvas, data, state, update) {
+  const box = canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1, { view } = state;
+  // On paper the picture is stretched as it is: it was drawn for the screen.
+  if (!box.width || window.matchMedia("print").matches) return;
+  [canvas.width, canvas.height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
+  const whole = wholeView(data, box.width, box.height);
+  update({ view: view ? { ...whole, x: view.x, y: view.y, zoom: (view.zoom / view.least) * whole.least } : whole });
 }
 
 function fillLayers(select, data, choose) {
   const genes = Object.assign(document.createElement("optgroup"), { label: "Genes" });
-  data.layers.forEach((layer, place) => element("option", layer.gene ? genes : select, "", { value: place, textContent: layer.title }));
+  data.layers.forEach((layer, value) => element("option", layer.gene ? genes : select, "", { value, textContent: layer.title }));
   if (genes.children.length) select.append(genes);
   select.onchange = () => choose(Number(select.value));
   select.value = "0"; // some browsers keep the choice over a reload
 }
 
-function showScale(root, layer) {
-  root.hidden = Boolean(layer.names);
-  if (layer.names) return;
-  const [low, ramp, high] = root.children;
-  low.textContent = (layer.gene ? layer.title + ", log-normalised: " : "confidence: ") + "0";
-  high.textContent = layer.gene ? `${layer.largest.toFixed(2)} or more` : "1";
-  ramp.style.background = `linear-gradient(to right, ${layer.colors.join(", ")})`;
+function showTool(root, { tool }) {
+  for (const button of root.querySelectorAll("[data-tool]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.tool === tool));
+  }
+  root.querySelector("canvas").classList.toggle("drawing", tool === "lasso");
 }
 
-// A round length, at most a quarter of the width.
-function showBar(root, data, view) {
-  const length = (data.step * view.width) / 4 / view.zoom, power = 10 ** Math.floor(Math.log10(length));
-  const round = [5, 2, 1].map((part) => part * power).find((part) => part <= length * (1 + 1e-9));
-  root.children[0].style.width = (25 * round) / length + "%";
-  const long = data.unit === "µm" && round >= 1000;
-  root.children[1].textContent = long ? `${round / 1000} mm` : `${Number(round.toPrecision(1))} ${data.unit || "units"}`;
+function showTaken(root, data, state) {
+  const cells = state.taken ? takenCells(state) : [], number = (count) => count.toLocaleString("en");
+  const shown = state.shown.reduce((sum, is) => sum + is, 0);
+  root.querySelector(".picture-taken").hidden = !state.taken;
+  root.querySelector(".picture-status").textContent = `${number(shown)} of ${number(data.cells)} cells shown` +
+    (state.taken ? `, ${number(cells.length)} taken, which the bars count and the file below holds.` : "; the bars count these.");
+  if (state.taken) showTable(data, root, cells);
 }
 
-function listenToImages(root, images) {
-  if (!images.length) return;
-  for (const label of root.querySelectorAll(".picture-image")) label.hidden = false;
-  const [box, cells, canvas] = ["#picture-image", "#picture-cells", "canvas"].map((name) => root.querySelector(name));
-  const apply = () => {
-    for (const { made } of images) made.hidden = !box.checked;
-    canvas.style.opacity = cells.value / 100;
-  };
-  box.onchange = cells.oninput = apply;
-  apply();
+// The static map stands where the picture does not.
+function show(root, works) {
+  root.hidden = !works;
+  document.getElementById("picture-still").hidden = works;
 }
 
 const picture = document.getElementById("picture");
-if (picture && window.DecompressionStream) {
+if (window.DecompressionStream) {
   start(picture).catch((error) => {
     show(picture, false);
     picture.dataset.fault = String(error); // the console stays silent: the page still shows its map

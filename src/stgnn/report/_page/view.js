@@ -64,9 +64,12 @@ function listenToPointer(canvas, down, get, act) {
   canvas.onpointerup = canvas.onpointercancel = (event) => {
     fingers.delete(event.pointerId);
     if (path && path.length > 2) act.take(path);
+    if (!path && !fingers.size) act.point(at(event)); // a tap names a cell where nothing can hover
     path = null;
   };
-  canvas.onpointerleave = () => act.point(null);
+  canvas.onpointerleave = (event) => {
+    if (event.pointerType === "mouse") act.point(null);
+  };
   canvas.addEventListener("wheel", (event) => {
     if (document.activeElement !== canvas && !event.ctrlKey) return;
     event.preventDefault();
