@@ -30,7 +30,7 @@ _ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-KEYS = {"escape": "\ue00c", "space": " ", "enter": "\ue007", "tab": "\ue004", "left": "\ue012", "shift": "\ue008"}
+KEYS = {"escape": "\ue00c", "space": " ", "enter": "\ue007", "tab": "\ue004", "left": "\ue012", "right": "\ue014"}
 
 
 class Browser:

@@ -154,8 +154,8 @@ def _draw(score: np.ndarray, names: list[str], ax: Axes | None) -> Axes:
     ax.set_yticks(range(len(names)), names)
     ax.set(xlabel="has neighbours of type", ylabel="type")
     if len(names) <= _ANNOTATED_FEW:
-        for (row, column), value in np.ndenumerate(score):
+        for (row, column), value in np.ndenumerate(np.round(score) + 0.0):  # no "-0"
             ink = "white" if abs(value) > 0.6 * largest else "black"
-            ax.text(column, row, f"{np.round(value) + 0.0:.0f}", ha="center", va="center", color=ink, fontsize="x-small")
+            ax.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize="x-small")
     ax.figure.colorbar(image, ax=ax, label="z-score against chance", shrink=0.7)
     return ax

@@ -16,8 +16,10 @@ void main() {
   shown = size > 8.0 && off > 0.42 ? vec4(1.0) : vec4(tint.rgb, 1.0);
 }`;
 
-// Returns null where there is no WebGL 2.
-function openPoints(canvas, data) {
+const MOST_MOVING = 50000;
+
+// Returns null where there is no WebGL 2. Of the base, a shuffled order of all cells, the first are the sample.
+function openPoints(canvas, data, base) {
   // Without preserveDrawingBuffer a printed page would hold an empty canvas.
   const gl = canvas.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
   if (!gl) return null;
@@ -30,23 +32,28 @@ function openPoints(canvas, data) {
   }
   attribute(gl, program, "place", places, 2, gl.UNSIGNED_SHORT, false);
   const colours = attribute(gl, program, "colour", new Uint8Array(4 * data.cells), 4, gl.UNSIGNED_BYTE, true);
-  gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
+  const all = gl.createBuffer(), few = gl.createBuffer();
+  const send = (buffer, cells) => {
+    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffer);
+    gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, cells, gl.DYNAMIC_DRAW);
+  };
+  const sample = base.subarray(0, MOST_MOVING);
+  send(few, sample);
   return {
     colour(rgba) {
       gl.bindBuffer(gl.ARRAY_BUFFER, colours);
       gl.bufferData(gl.ARRAY_BUFFER, rgba, gl.DYNAMIC_DRAW);
     },
-    order(cells) {
-      gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, cells, gl.DYNAMIC_DRAW);
-    },
-    draw(view, down, size) {
+    order: (cells) => send(all, cells),
+    draw(view, down, size, isSample) {
       gl.viewport(0, 0, canvas.width, canvas.height);
       gl.clearColor(0, 0, 0, 0);
       gl.clear(gl.COLOR_BUFFER_BIT);
       gl.uniform2f(uniform("centre"), view.x, view.y);
       gl.uniform2f(uniform("unit"), (2 * view.zoom) / view.width, ((down ? -2 : 2) * view.zoom) / view.height);
       gl.uniform1f(uniform("size"), size);
-      gl.drawElements(gl.POINTS, data.cells, gl.UNSIGNED_INT, 0);
+      gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, isSample ? few : all);
+      gl.drawElements(gl.POINTS, isSample ? sample.length : data.cells, gl.UNSIGNED_INT, 0);
     },
   };
 }

@@ -2,7 +2,7 @@
 
 async function start(root) {
   const data = await readData(), find = (selector) => root.querySelector(selector);
-  const canvas = find("canvas"), points = openPoints(canvas, data);
+  const canvas = find("canvas"), base = shuffled(data.cells), points = openPoints(canvas, data, base);
   if (!points) return;
   const state = {
     by: 0, // place of the layer that gives the colours
@@ -15,9 +15,9 @@ async function start(root) {
     pointed: null, // the class under the pointer, as { place, code }
     told: null, // the cell under the pointer, as { cell, at }
   };
-  const base = shuffled(data.cells), rgba = new Uint8Array(4 * data.cells);
+  const rgba = new Uint8Array(4 * data.cells);
   const classes = makeClasses(data, find(".picture-classes"), update), overlay = makeOverlay(data, root);
-  let frame = 0;
+  let [frame, moving, slow, rest] = [0, false, 0, 0];
 
   function update(changes) {
     const has = (...names) => names.some((name) => name in changes);
@@ -30,13 +30,20 @@ async function start(root) {
     if (has("hidden", "taken")) showTaken(root, data, state);
     if (has("tool")) showTool(root, state);
     if (has("told")) showTip(find(".picture-tip"), data, state);
+    moving = has("view");
     frame = frame || requestAnimationFrame(draw);
   }
 
-  function draw() {
+  // Without a graphics card half a million points take a third of a second. Where three frames came late, a sample
+  // of the cells stands for all while the view moves.
+  function draw(now) {
+    const isSample = moving && slow >= 3;
     frame = 0;
-    points.draw(state.view, data.down, pointSize(data, state.view));
+    points.draw(state.view, data.down, pointSize(data, state.view), isSample);
     overlay(state);
+    clearTimeout(rest);
+    if (isSample) rest = setTimeout(() => update({}), 200);
+    else if (moving) requestAnimationFrame((next) => (slow += next - now > 100 && next - now < 1000));
   }
 
   show(root, true);
