@@ -245,6 +245,7 @@ def words(browser: Browser, selector: str) -> str:
     return browser.run("return document.querySelector(arguments[0]).innerText", selector)
 
 
+@pytest.mark.browser
 def test_it_draws_all_types_without_a_word_on_the_console(browser, report):
     opened(browser, report)
     image = pixels(browser)
@@ -259,6 +260,7 @@ def test_it_draws_all_types_without_a_word_on_the_console(browser, report):
     assert browser.run("return document.querySelector('.picture-name').textContent") == EVIL
 
 
+@pytest.mark.browser
 def test_pointing_at_a_type_fades_the_others(browser, report):
     opened(browser, report)
     left, top, width, height = box(browser, ".picture-row:nth-child(1)")
@@ -273,6 +275,7 @@ def test_pointing_at_a_type_fades_the_others(browser, report):
     assert seen(pixels(browser), others[0]) > 100
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("key", ["enter", "space"])
 def test_a_toggle_hides_a_type_and_its_bar(browser, report, key):
     opened(browser, report)
@@ -291,6 +294,7 @@ def test_a_toggle_hides_a_type_and_its_bar(browser, report, key):
     assert seen(pixels(browser), color) > 100
 
 
+@pytest.mark.browser
 def test_a_lasso_takes_what_lies_in_it_and_the_file_has_it(browser, report):
     adata = annotated()
     left, top, width, height = box(opened(browser, report))
@@ -315,6 +319,7 @@ def test_a_lasso_takes_what_lies_in_it_and_the_file_has_it(browser, report):
     assert browser.run("return document.querySelector('.picture-taken').hidden")
 
 
+@pytest.mark.browser
 def test_keys_move_zoom_and_choose(browser, report):
     opened(browser, report)
     browser.run("document.getElementById('picture-canvas').focus()")
@@ -330,6 +335,7 @@ def test_keys_move_zoom_and_choose(browser, report):
     assert browser.run("return document.querySelector('[data-tool=lasso]').getAttribute('aria-pressed')") == "true"
 
 
+@pytest.mark.browser
 def test_colours_by_value_come_with_a_scale_and_hovering_names_a_cell(browser, report):
     left, top, width, height = box(opened(browser, report))
     types = pixels(browser)
@@ -345,6 +351,7 @@ def test_colours_by_value_come_with_a_scale_and_hovering_names_a_cell(browser, r
     assert "type: " in told and "section: section 1" in told and "Gene3: " in told
 
 
+@pytest.mark.browser
 def test_a_narrow_page_has_nothing_beside_it(browser, report):
     opened(browser, report, 400)
     assert browser.run("return document.documentElement.scrollWidth") <= 400
@@ -352,6 +359,7 @@ def test_a_narrow_page_has_nothing_beside_it(browser, report):
     assert left > 0 and left + width < 400
 
 
+@pytest.mark.browser
 def test_it_prints(browser, report):
     opened(browser, report)
     assert len(browser.pdf()) > 20_000
@@ -363,6 +371,7 @@ def test_it_prints(browser, report):
         browser.cdp("Emulation.setEmulatedMedia", {"media": ""})
 
 
+@pytest.mark.browser
 def test_without_webgl_the_map_stays(report, tmp_path):
     with driver() as url:
         blind = Browser(url, tmp_path, "--disable-3d-apis")
@@ -375,6 +384,7 @@ def test_without_webgl_the_map_stays(report, tmp_path):
             blind.close()
 
 
+@pytest.mark.browser
 def test_half_a_million_cells_are_drawn_within_seconds(browser, tmp_path):
     number, rng = 500_000, np.random.default_rng(0)
     arrays = {

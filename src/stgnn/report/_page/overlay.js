@@ -44,7 +44,7 @@ function showBar(root, data, view) {
   const round = [5, 2, 1].map((part) => part * power).find((part) => part <= most * (1 + 1e-9));
   root.children[0].style.width = percent(round, 4 * most);
   const long = data.unit === "µm" && round >= 1000;
-  root.children[1].textContent = long ? `${round / 1000} mm` : `${Number(round.toPrecision(1))} ${data.unit || "units"}`;
+  root.children[1].textContent = long ? `${round / 1000} mm` : `${Number(round.toPrecision(1)).toLocaleString("en")} ${data.unit || "units"}`;
 }
 
 function showScale(root, layer) {

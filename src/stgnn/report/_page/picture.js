@@ -97,6 +97,7 @@ function fitCanvas(canvas, data, state, update) {
   if (!box.width || window.matchMedia("print").matches) return;
   [canvas.width, canvas.height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
   const whole = wholeView(data, box.width, box.height);
+  canvas.closest(".picture").style.setProperty("--stage", `${box.height}px`); // lists are as high as the picture
   update({ view: view ? { ...whole, x: view.x, y: view.y, zoom: (view.zoom / view.least) * whole.least } : whole });
 }
 
