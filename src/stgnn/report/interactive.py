@@ -170,7 +170,8 @@ L draws a lasso, Esc clears it. Shift and drag also draws a lasso.</p>
 <p class="picture-status" id="picture-status" role="status"></p>
 <div class="picture-taken" hidden>
 <button type="button" data-do="save">Download as CSV</button> <button type="button" data-do="clear">Clear</button>
-<div class="picture-table" tabindex="0" role="region" aria-label="Cells taken"><table><caption></caption><thead></thead><tbody></tbody></table></div>
+<div class="picture-table" tabindex="0" role="region" aria-label="Cells taken">
+<table><caption></caption><thead></thead><tbody></tbody></table></div>
 </div>
 </div>
 <div class="picture-classes"></div>
