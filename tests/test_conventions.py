@@ -23,9 +23,13 @@ PUBLIC = {
     "stgnn.pp": ["delaunay_graph", "hexagonal_grid_graph", "knn_graph", "radius_graph", "square_grid_graph"],
     "stgnn.pl": [
         "composition",
+        "composition_along",
+        "composition_by_distance",
         "confidence",
         "confusion",
+        "imputation",
         "markers",
+        "neighbourhood_enrichment",
         "slide",
         "spatial_confidence",
         "spatial_types",

@@ -15,16 +15,19 @@ MOST = 6
 """Frames above the maths."""
 
 PREDICT = [
-    "tl.annotate",
+    "annotation.annotate",
     "methods.spatial_transformer_gnn.SpatialTransformerGNN.predict",
+    "sweep.Sweep.of",
+    "methods.spatial_transformer_gnn._say",
     "methods.spatial_transformer_gnn.SpatialTransformerGNN._judge",
     "bilevel.judge",
     "network.Network.forward",
     "nn.blocks.EdgeAttention.forward",
 ]
 FIT = [
-    "tl.annotate",
+    "annotation.annotate",
     "methods.spatial_transformer_gnn.SpatialTransformerGNN.fit",
+    "train.shared",
     "methods.spatial_transformer_gnn.SpatialTransformerGNN._train",
     "bilevel.teach",
     "train.fit",
@@ -33,7 +36,10 @@ FIT = [
     "network.Network.forward",
     "nn.blocks.EdgeAttention.forward",
 ]
-DEEPER = {"fit": "several members, rounds of mutual teaching and two-sided losses wrap the one loop"}
+DEEPER = {
+    "fit": "several members, rounds of mutual teaching and two-sided losses wrap the one loop",
+    "predict": "sections are judged piece by piece, here or by other processes",
+}
 """Ways that are longer, with the reason."""
 
 

@@ -23,6 +23,8 @@ from stgnn.data.schema import (
     OptionError,
     type_columns,
 )
+from stgnn.data.subset import focus
+from stgnn.data.toy import toy
 
 
 def fingerprint(adata: AnnData) -> dict[str, object]:
@@ -722,3 +724,22 @@ def test_two_species_are_refused(data_folder):
     ref = read_reference(data_folder / "cells" / "hypothalamus_scrna.h5ad")
     cells = read_query(data_folder / "cells" / "merfish_lung.h5ad")
     assert "case" in refusal(GenesError, align, ref, cells)
+
+
+def test_of_many_genes_those_that_differ_between_types_are_kept():
+    reference, query = toy(n_cells=200, n_genes=60)
+    known, asked = align(read_reference(reference), read_query(query))
+    few, same = focus(known, asked, 10)
+    assert few.genes.tolist() == same.genes.tolist()
+    assert len(few.genes) == 10
+    assert "10 of 60 shared genes kept" in same.notes[-1]
+    # a gene that no type has is the first to go, one that marks a type the last
+    counts = known.counts.toarray()
+    counts[:, 5] = 0
+    counts[:, 7] = 100 * (known.labels == 2)
+    there = counts.any(0)
+    few, _ = focus(dataclasses.replace(known, counts=sp.csr_matrix(counts)), asked, int(there.sum()))
+    assert few.genes.tolist() == known.genes[there].tolist()
+    few, _ = focus(dataclasses.replace(known, counts=sp.csr_matrix(counts)), asked, 1)
+    assert few.genes.tolist() == [known.genes[7]]
+    assert focus(known, asked, 60) == (known, asked)

@@ -15,6 +15,7 @@ from stgnn.nn import blocks
 from stgnn.nn.tissue import Surroundings
 
 WIDTH, HEADS, CELLS, TOKENS, GENES = 8, 2, 12, 6, 10
+HEAD = WIDTH // HEADS
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -85,7 +86,7 @@ def reach(function: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def test_edge_attention_reaches_one_hop_and_no_further():
-    near, here = made(blocks.EdgeAttention, WIDTH, HEADS, 0.0), around()
+    near, here = made(blocks.EdgeAttention, WIDTH, HEADS, HEAD, 0.0), around()
     found = reach(lambda h: near(h, here.neighbours, here.distance, here.mask))
     hop = torch.zeros(CELLS, CELLS, dtype=torch.bool)
     rows, columns = here.mask.nonzero(as_tuple=True)
@@ -94,7 +95,7 @@ def test_edge_attention_reaches_one_hop_and_no_further():
 
 
 def test_own_features_reach_the_own_output_past_the_messages():
-    near, gate, here = made(blocks.EdgeAttention, WIDTH, HEADS, 0.0), made(blocks.Gate, WIDTH), around()
+    near, gate, here = made(blocks.EdgeAttention, WIDTH, HEADS, HEAD, 0.0), made(blocks.Gate, WIDTH), around()
     deaf = torch.zeros_like(here.mask)
     assert not reach(lambda h: near(h, here.neighbours, here.distance, deaf)).any()
     found = reach(lambda h: gate(h, near(h, here.neighbours, here.distance, deaf), 1.0))
@@ -102,7 +103,7 @@ def test_own_features_reach_the_own_output_past_the_messages():
 
 
 def test_near_neighbours_are_louder():
-    near, here = made(blocks.EdgeAttention, WIDTH, HEADS, 0.0), around()
+    near, here = made(blocks.EdgeAttention, WIDTH, HEADS, HEAD, 0.0), around()
     with torch.no_grad():
         near.qkv.weight[: 2 * WIDTH] = 0  # scores by distance alone
     h, full = randn(CELLS, WIDTH), torch.ones_like(here.mask)
@@ -112,7 +113,7 @@ def test_near_neighbours_are_louder():
 
 
 def test_regions_of_other_sections_are_not_heard():
-    far, here = made(blocks.RegionTransformer, WIDTH, HEADS, 2, 0.0), around()
+    far, here = made(blocks.RegionTransformer, WIDTH, HEADS, HEAD, 2 * WIDTH, 2, 0.0), around()
     cells = randn(CELLS, WIDTH)
     slope = jacobian(lambda tokens: far(cells, tokens, here), here.token_features).abs().sum((1, 3))
     same = here.section[:, None] == here.token_section[None]
@@ -134,7 +135,7 @@ class _Largest(TorchDispatchMode):
 
 
 def test_regions_cost_in_proportion_to_cells_and_tokens():
-    far = made(blocks.RegionTransformer, WIDTH, HEADS, 1, 0.0)
+    far = made(blocks.RegionTransformer, WIDTH, HEADS, HEAD, 2 * WIDTH, 1, 0.0)
     sizes = []
     for n in (2000, 4000):
         here = around(n, n)
@@ -147,7 +148,7 @@ def test_regions_cost_in_proportion_to_cells_and_tokens():
 
 
 def test_moving_a_section_as_a_whole_changes_nothing_that_regions_say():
-    far, here = made(blocks.RegionTransformer, WIDTH, HEADS, 1, 0.0), around()
+    far, here = made(blocks.RegionTransformer, WIDTH, HEADS, HEAD, 2 * WIDTH, 1, 0.0), around()
     moved = {**vars(here), "position": here.position + 3.0, "token_position": here.token_position + 3.0}
     cells = randn(CELLS, WIDTH)
     have = far(cells, here.token_features, Surroundings(**moved))
@@ -217,7 +218,7 @@ class _Genes(nn.Module):
 
 
 def test_votes_of_the_memory_sum_to_one_and_follow_the_nearest_prototype():
-    layer = made(blocks.Memory, WIDTH, 0.0)
+    layer = made(blocks.Memory, WIDTH, WIDTH, 0.0)
     memory, kind = randn(TOKENS, WIDTH), torch.eye(3).repeat(2, 1)
     message, vote = layer(randn(CELLS, WIDTH, seed=1), memory, kind)
     assert message.shape == (CELLS, WIDTH)
@@ -240,15 +241,15 @@ def outputs(name: str) -> tuple[nn.Module, list[Tensor]]:
         layer = made(blocks.Gate, WIDTH)
         return layer, [layer(h, randn(CELLS, WIDTH, seed=1), 0.5)]
     if name == "edge attention":
-        layer = made(blocks.EdgeAttention, WIDTH, HEADS, 0.1)
+        layer = made(blocks.EdgeAttention, WIDTH, HEADS, HEAD, 0.1)
         return layer, [layer(h, here.neighbours, here.distance, here.mask)]
     if name == "region transformer":
-        layer = made(blocks.RegionTransformer, WIDTH, HEADS, 2, 0.1)
+        layer = made(blocks.RegionTransformer, WIDTH, HEADS, HEAD, 2 * WIDTH, 2, 0.1)
         return layer, [layer(h, here.token_features, here)]
     if name == "gene modules":
         layer = gene_modules()
         return layer, [layer(randn(CELLS, GENES))]
-    layer = made(blocks.Memory, WIDTH, 0.1)
+    layer = made(blocks.Memory, WIDTH, WIDTH, 0.1)
     return layer, list(layer(h, randn(TOKENS, WIDTH, seed=1), torch.eye(3).repeat(2, 1)))
 
 

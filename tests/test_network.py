@@ -17,7 +17,6 @@ from stgnn.data.cells import Cells, align, read_query, read_reference
 from stgnn.data.toy import toy
 from stgnn.graph.build import spatial_knn
 from stgnn.lesson import Layout, Look, Shape, prepare
-from stgnn.methods import spatial_transformer_gnn as ours
 from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
 from stgnn.network import Network, Parts
 from stgnn.nn.tissue import Batch
@@ -53,13 +52,13 @@ def teaching(cells) -> teacher.Teaching:
 @pytest.fixture
 def taught(monkeypatch, teaching) -> None:
     """The teacher's word is the same whatever the network lacks, so it is taken once."""
-    monkeypatch.setattr(ours.teacher, "teach", lambda *_, **__: teaching)
+    monkeypatch.setattr(teacher, "teach", lambda *_, **__: teaching)
 
 
 @pytest.fixture(scope="module")
 def fitted(cells, teaching) -> SpatialTransformerGNN:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ours.teacher, "teach", lambda *_, **__: teaching)
+        patch.setattr(teacher, "teach", lambda *_, **__: teaching)
         return replace(SMALL).fit(*cells)
 
 

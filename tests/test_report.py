@@ -17,6 +17,7 @@ from stgnn.data.schema import CoordinatesError, FileError, InputError, LabelsErr
 from stgnn.data.toy import toy
 from stgnn.pl.colors import type_colors
 from stgnn.report import check_path, write_report
+from stgnn.report.interactive import code
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 CURVE = {"step": [1, 2, 3], "loss": [3.0, 2.0, 1.0], "bad": [np.nan, 1.0, np.inf]}
@@ -100,7 +101,7 @@ def test_whole_page(tissue, tmp_path):
     assert len(found.all("img")) == 3 * 2
     assert all(len(image["alt"]) > 20 for image in found.all("img"))
     assert all(head.get("scope") for head in found.all("th"))
-    assert all(image["aria-label"] for image in found.all("svg"))
+    assert all(image.get("aria-label") or image.get("aria-hidden") for image in found.all("svg"))
     assert "300 cells in 2 sections were given 5 of 5 known types: 1.0 % are unknown" in found.text
     assert "whether space was used is not recorded" in found.text
     ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
@@ -114,7 +115,11 @@ def test_whole_page(tissue, tmp_path):
 def test_nothing_is_loaded_from_anywhere(tissue, tmp_path):
     reference, adata = tissue
     found = page(adata, tmp_path, reference=reference)
-    assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in found.tags}
+    assert not {"iframe", "object", "embed"} & {tag for tag, _ in found.tags}
+    assert {attrs["id"] for attrs in found.all("script")} == {"picture-facts", "picture-data", "picture-code"}
+    policy = next(attrs["content"] for attrs in found.all("meta") if attrs.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; img-src data:;") and "script-src 'sha256-" in policy
+    assert not re.search(r"\bfetch\(|XMLHttpRequest|WebSocket|\bimport\b|\beval\(", code())
     links = [attrs[name] for _, attrs in found.tags for name in ("src", "href", "srcset") if name in attrs]
     assert links and all(link.startswith(("data:", "#")) for link in links)
     assert "url(" not in found.style and "@import" not in found.style
@@ -131,13 +136,14 @@ def test_equal_inputs_give_equal_bytes_and_inputs_stay(tissue, tmp_path):
 
 def test_names_are_escaped(tmp_path):
     reference, adata = toy(n_cells=120, random_state=2)
-    names = {"type 1": "<b>&", "type 2": '"q\' onload="x', "type 3": "L2/3 IT"}
+    names = {"type 1": "<b>&", "type 4": "</script><b>", "type 2": '"q\' onload="x', "type 3": "L2/3 IT"}
     for cells in (reference, adata):
         cells.obs["cell_type"] = cells.obs["cell_type"].cat.rename_categories(names)
         cells.var_names = [f"<{name}>" for name in cells.var_names]
     adata.obs["section"] = adata.obs["section"].cat.rename_categories({"section 1": "<script>1</script>"})
     annotate(adata, tuple(sorted(reference.obs["cell_type"].cat.categories)))
     found = page(adata, tmp_path, reference=reference, section_key="section")
+    assert "</script><b>" not in found.source and found.source.count("</script>") == 3
     assert "<b>" not in found.source and "<script>" not in found.source and "<i>" not in found.source
     assert "&lt;b&gt;&amp;" in found.source
     assert "<b>&" in found.text and "L2/3 IT" in found.text

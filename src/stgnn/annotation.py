@@ -134,6 +134,7 @@ def annotate(
     ['type 1', 'type 2', 'type 3', 'type 4', 'type 5', 'unknown']
     """
     from stgnn.data import cells
+    from stgnn.data.subset import MOST_GENES
     from stgnn.methods.base import check_model_folder
     from stgnn.train import is_first_process
 
@@ -164,7 +165,7 @@ def annotate(
             recover_counts=recover_counts,
             um_per_unit=um_per_unit,
         )
-        known, query = cells.align(known, query)
+        known, query = cells.align(known, query, most=MOST_GENES)
         scaled = um_per_unit is not None or (spatial_key == SPATIAL_KEY and in_micrometres(adata))
         fresh, chosen, query = chosen_for(
             query, known, method, resolution, checkpoint, device, random_state, scaled=scaled

@@ -242,7 +242,7 @@ def _matched(asked: _Asked, source: Backed) -> tuple[Annotator, str, Cells | Non
     """The method, fitted if a model is given; the resolution; the reference, if there is one; the query's genes."""
     from stgnn.data import platforms
     from stgnn.data.cells import match, pick_genes, read_reference
-    from stgnn.data.subset import drop_empty, drop_rare
+    from stgnn.data.subset import drop_empty, drop_rare, focus
 
     if asked.reference is None:
         fitted = fitted_as(asked.model, asked.device, asked.resolution)
@@ -255,7 +255,7 @@ def _matched(asked: _Asked, source: Backed) -> tuple[Annotator, str, Cells | Non
         layer=asked.reference_layer,
         um_per_unit=asked.um_per_unit,
     )
-    known, query = match(known, source.cells)
+    known, query = focus(*match(known, source.cells))
     known = drop_rare(drop_empty(known, "reference"))
     made, chosen, query = chosen_for(
         query,
@@ -278,7 +278,7 @@ def _options(asked: _Asked) -> dict[str, Any]:
 @contextmanager
 def _scratch(checkpoint: Path) -> Iterator[Path]:
     """A folder for arrays of one run, which is gone in the end."""
-    folder = checkpoint / f"cells-{os.getpid()}"  # processes under torchrun each have one
+    folder = checkpoint / f"cells{os.environ.get('RANK', '0')}"  # processes under torchrun each have one
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)

@@ -165,11 +165,16 @@ def _first(known: shallow.View, rows: np.ndarray) -> tuple[shallow.Regression, .
     )
 
 
+def composition_of(labels: np.ndarray, guess: np.ndarray) -> np.ndarray:
+    """Share of each type in the query, from guesses (cells, types) and a little of the reference's own mix."""
+    own = np.bincount(labels, minlength=guess.shape[1]) / len(labels)
+    return 0.8 * guess.mean(0) + 0.2 * own
+
+
 def common_scale(reference: Cells, query: Cells, guess: np.ndarray, random_state: int) -> Scale:
     """Standardise the query by itself and the reference as if it had the query's composition."""
     labels = labels_of(reference)
-    own = np.bincount(labels, minlength=len(reference.types)) / len(labels)
-    composition = 0.8 * guess.mean(0) + 0.2 * own
+    composition = composition_of(labels, guess)
     depth = typical_depth(query)
     weight = cell_weights(labels, composition)
     z_reference = weighted_standardise(experts.log_normalise(reference.counts, depth), weight)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stgnn import experts
-from stgnn.council import MAX_GENES, Scale, weighted_standardise
+from stgnn.council import MAX_GENES, Scale, composition_of, weighted_standardise
 from stgnn.graph.build import gene_correlation, metacells
 from stgnn.nn.tissue import Batch, plain_batches, spatial_batches
 from stgnn.standins import NOISE, SPILL, cell_weights, degrade, depths, labels_of, typical_depth
@@ -163,6 +163,22 @@ def prepare(
         mutual_neighbours(see_asked[0], shape.memory_features),
     )
     return shape, lesson
+
+
+def review(reference: Cells, query: Cells, shape: Shape, layout: Layout, guess: np.ndarray, trust: float) -> Lesson:
+    """Build a further lesson for networks of a known shape, from a fitted model's probabilities (cells, types)."""
+    labels, depth = labels_of(reference), typical_depth(query)
+    weight = cell_weights(labels, composition_of(labels, guess))
+    known = shape.see(weighted_standardise(experts.log_normalise(reference.counts, depth), weight))
+    asked = shape.see(Look.of(query).at(query))
+    return Lesson(
+        Side(layout.batches(reference, *known), []),
+        Side(layout.batches(query, *asked), []),
+        labels,
+        np.log(guess + 1e-9),
+        max(trust, LEAST_TRUST),
+        np.zeros((len(query), len(shape.memory_features)), dtype=bool),
+    )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,48 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Widths:
+    """How many units of each kind a network has; pruning lowers them.
+
+    Parameters
+    ----------
+    state
+        Width of a cell's state.
+    hidden, far_hidden
+        Hidden units of a cell's own block, and of the region tokens'.
+    heads
+        Heads of each round of attention to neighbours.
+    memory
+        Dimensions in which cells and prototypes are compared.
+    gene_heads, gene_reads, gene_hidden
+        Heads among gene modules, their read-outs, and the hidden units of their block.
+    """
+
+    state: int
+    hidden: int
+    heads: int
+    memory: int
+    gene_heads: int
+    gene_reads: int
+    gene_hidden: int
+    far_hidden: int
+
+    @classmethod
+    def full(cls, width: int, heads: int) -> Widths:
+        """Of a network that was not pruned."""
+        genes = blocks.GENE_HEADS, blocks.GENE_READS, blocks.GENE_HIDDEN
+        return cls(width, 2 * width, heads, width, *genes, 2 * width)
+
+    def within(self, full: Widths) -> Widths:
+        """These widths, if a network of ``full`` widths can be pruned to them, else :class:`ValueError`."""
+        for name, most in vars(full).items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name} of {value!r} units, not 1 to {most}")
+        return self
+
+
+@dataclass(frozen=True)
 class Parts:
     """Sizes of a network, and which of its parts it has."""
 
@@ -29,6 +71,8 @@ class Parts:
     layers: int
     heads: int = 2
     dropout: float = 0.3
+    widths: Widths | None = None
+    """Of a pruned network; None for all units."""
 
 
 class Network(nn.Module):
@@ -48,20 +92,24 @@ class Network(nn.Module):
 
     def __init__(self, shape: Shape, parts: Parts) -> None:
         super().__init__()
-        width, heads, dropout = parts.width, parts.heads, parts.dropout
+        full = Widths.full(parts.width, parts.heads)
+        sizes, head, dropout = (parts.widths or full).within(full), parts.width // parts.heads, parts.dropout
+        width = sizes.state
         self.linear = nn.Sequential(nn.Dropout(0.2), nn.Linear(shape.features, width))
         self.enter = nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Dropout(dropout))
-        self.feed = nn.Sequential(nn.LayerNorm(width), blocks.mlp(width, 2 * width, width, dropout))
-        self.gene_level = _gene_level(shape, width, dropout) if parts.gene_graph else None
-        self.memory = blocks.Memory(width, dropout) if parts.cross_modal else None
+        self.feed = nn.Sequential(nn.LayerNorm(width), blocks.mlp(width, sizes.hidden, width, dropout))
+        self.gene_level = _gene_level(shape, sizes, dropout) if parts.gene_graph else None
+        self.memory = blocks.Memory(width, sizes.memory, dropout) if parts.cross_modal else None
         self.hear_memory = blocks.Gate(width) if parts.cross_modal else None
         self.own = nn.Linear(width, shape.types)
         layers = parts.layers if parts.cell_graph else 0
         bias = -2.0 if parts.gate else 20.0  # a gate biased so far stays open: messages pass as they are
-        self.near = nn.ModuleList(blocks.EdgeAttention(width, heads, dropout) for _ in range(layers))
+        near = (blocks.EdgeAttention(width, sizes.heads, head, dropout) for _ in range(layers))
+        self.near = nn.ModuleList(near)
         self.hear_near = nn.ModuleList(blocks.Gate(width, bias) for _ in range(layers))
         far = parts.global_tokens
-        self.far = blocks.RegionTransformer(width, heads, 1, dropout, dims=shape.dims) if far else None
+        wide = (width, parts.heads, head, sizes.far_hidden)
+        self.far = blocks.RegionTransformer(*wide, 1, dropout, dims=shape.dims) if far else None
         self.hear_far = blocks.Gate(width, bias) if far else None
         context = nn.Linear(width, shape.types)
         nn.init.zeros_(context.weight)
@@ -102,6 +150,7 @@ class Network(nn.Module):
         return own, self.own(c) + openness * self.context(c) + vote, c, memory
 
 
-def _gene_level(shape: Shape, width: int, dropout: float) -> blocks.GeneModules:
+def _gene_level(shape: Shape, sizes: Widths, dropout: float) -> blocks.GeneModules:
     table = (shape.gene_neighbours, shape.gene_correlation, shape.gene_mask, shape.gene_module)
-    return blocks.GeneModules(*table, width, dropout)
+    own = (sizes.gene_heads, sizes.gene_reads, sizes.gene_hidden)
+    return blocks.GeneModules(*table, sizes.state, dropout, *own)

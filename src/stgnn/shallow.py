@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -227,6 +227,25 @@ def reach(council: Sequence[Expert]) -> tuple[int, int]:
 def usable(expert: Expert, view: View) -> bool:
     """Whether an expert can judge this query: neighbours' means need coordinates."""
     return view.cells.coords is not None or not sizes_of(expert)
+
+
+def heard(
+    council: Sequence[Expert],
+    weights: Float[np.ndarray, " e"],
+    view: View,
+    members: Int[np.ndarray, "r n"] | None,
+) -> tuple[Float[np.ndarray, "n c"], list[Float[np.ndarray, "n c"]]]:
+    """What experts say together, and each for itself; clusters, the last, are heard where ``members`` are known."""
+    speaking = council if members is None else council[:-1]
+    pairs = [(w, e) for w, e in zip(weights, speaking, strict=False) if usable(e, view)]
+    said = [experts.floored(expert.log_proba(view)) for _, expert in pairs]
+    own = [weight for weight, _ in pairs]
+    if members is not None:
+        said.append(experts.floored(cast(Clusters, council[-1]).of_members(members)))
+        own.append(weights[-1])
+    # experts that need coordinates fall silent without them; the others then speak for them
+    louder = weights.sum() / max(sum(own), 1e-9)
+    return sum(louder * weight * log for weight, log in zip(own, said, strict=True)), said
 
 
 def pack(council: Sequence[Expert]) -> dict[str, np.ndarray]:

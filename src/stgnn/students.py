@@ -172,6 +172,24 @@ def consensus(posterior: Float[np.ndarray, "n c"], view: shallow.View, random_st
     return shallow.Clusters(axes, np.stack(centres).astype(np.float32), np.stack(said).astype(np.float32))
 
 
+def nearest_consensus(clusters: shallow.Clusters, members: Int[np.ndarray, "r n"], share: float) -> shallow.Clusters:
+    """That share of the clusterings, at least one: those whose word on the cells is nearest to that of all.
+
+    Parameters
+    ----------
+    clusters
+        Several clusterings.
+    members
+        Cluster of each cell in each of them.
+    share
+        Above 0 to 1.
+    """
+    said = np.stack([own[member] for own, member in zip(clusters.log_probas, members, strict=True)])
+    apart = np.abs(softmax(said, 2) - np.exp(clusters.of_members(members))).mean((1, 2))
+    best = np.sort(np.argsort(apart, kind="stable")[: int(np.ceil(share * len(said)))])
+    return shallow.Clusters(clusters.axes, clusters.centres[best], clusters.log_probas[best])
+
+
 def purity(posterior: Float[np.ndarray, "n c"], agreed: Float[np.ndarray, "n c"]) -> float:
     """How far clusters are types (0 to 1): 0 where 3 of 4 cells are called what their cluster is, 1 where 9 of 10 are.
 

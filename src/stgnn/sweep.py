@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -53,6 +54,16 @@ class Piece:
     def read(self) -> Cells:
         """The cells, with their counts in memory."""
         return replace(self.cells, counts=self.cells.counts[:])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What council and networks say of cells (cells, types), the networks' states, how far experts of genes differ."""
+
+    council: Float[np.ndarray, "n c"]
+    networks: Float[np.ndarray, "n c"]
+    states: Float[np.ndarray, "n d"]
+    apart: Float[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
@@ -118,9 +129,20 @@ class Each(Protocol):
 
 def here(judge: Callable[[Any, P], Said], model: Any, pieces: Iterable[P]) -> Iterator[Said]:
     """Judge pieces in this process, one after the other."""
-    return (judge(model, piece) for piece in pieces)
+    return map(partial(judge, model), pieces)
 
 
 def runs(n: int) -> Iterator[slice]:
     """Consecutive rows of a table of n, some thousands at a time."""
     return (slice(start, min(start + _AT_ONCE, n)) for start in range(0, n, _AT_ONCE))
+
+
+def space_in_words(query: Cells, seen: Cells, openness: float) -> str:
+    """What became of the space of a query, of which a model has seen what it looks at."""
+    if query.coords is None:
+        return "off: the query has no coordinates"
+    if seen.coords is None:
+        return "off: switched off by options"
+    if openness == 0:
+        return "off: neighbours add nothing to a cell's own expression here"
+    return f"on: the cell level counts for {openness:.2f}, the gene level for {1 - openness:.2f}"

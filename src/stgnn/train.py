@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import operator
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -265,7 +266,7 @@ def shared(work: Sequence[Callable[[], T]]) -> list[T]:
     """
     rank, world = _world()
     if world == 1:
-        return [do() for do in work]
+        return list(map(operator.call, work))
     token = _ALONE.set(True)
     try:
         own = {number: work[number]() for number in range(rank, len(work), world)}

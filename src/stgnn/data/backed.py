@@ -15,7 +15,7 @@ from stgnn.data.cells import Cells, check_key_added, of_counts
 from stgnn.data.columns import in_micrometres, read_coords, read_sections, reading_notes
 from stgnn.data.counts import Candidate, Found, find_candidates, find_problem, not_counts, to_csr
 from stgnn.data.files import SUFFIXES, damaged
-from stgnn.data.platforms import stereoseq
+from stgnn.data.platforms import section_key_of, stereoseq
 from stgnn.data.schema import EXPRESSION_KEY, SPATIAL_KEY, CountsError, StgnnError, confidence_key, number_of
 from stgnn.data.stored import StoredCounts
 from stgnn.data.subset import note
@@ -137,7 +137,8 @@ def open_query(
     path
         A ``.h5ad`` or ``.zarr`` for which :func:`stays` holds.
     section_key, spatial_key, layer, um_per_unit
-        See :func:`stgnn.data.cells.read_query`. Counts are looked for by the first cells.
+        See :func:`stgnn.data.cells.read_query`. Counts are looked for by the first cells; sections are those that a
+        platform's files told, where no key is given.
 
     Raises
     ------
@@ -146,7 +147,7 @@ def open_query(
     """
     with opened(path) as file:
         skeleton = cast("AnnData", _Skeleton(file))
-        section, sections = read_sections(skeleton, section_key, "query")
+        section, sections = read_sections(skeleton, section_key or section_key_of(skeleton), "query")
         coords, notes = read_coords(skeleton, spatial_key, um_per_unit, "query")
         chosen, said = _first_counts(find_candidates(skeleton, layer, "query"))
         counter = sp.identity(len(chosen.var), dtype=np.float32, format="csr")

@@ -62,6 +62,9 @@ def write_copy(
     def fill(partial: Path) -> None:
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, partial)
         with opened(partial, "r+") as file:
+            for name in ("obsm", "uns"):
+                if name not in file:
+                    write_elem(file, name, {})
             for key in (proba_key, embedding_key, abundance_key, deviation_key):
                 _remove(file["obsm"], key(key_added))
             columns = _write_tables(file, cells, prediction, types, key_added, watch)

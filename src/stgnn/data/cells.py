@@ -22,7 +22,7 @@ from stgnn.data.schema import (
     InputError,
     number_of,
 )
-from stgnn.data.subset import call_genes, drop_empty, drop_rare, gene_names_of, keep, note, take
+from stgnn.data.subset import call_genes, drop_empty, drop_rare, focus, gene_names_of, keep, note, take
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -224,7 +224,7 @@ def read_query(
     return drop_empty(replace(cells, coords=coords), "query")
 
 
-def align(reference: Cells, query: Cells) -> tuple[Cells, Cells]:
+def align(reference: Cells, query: Cells, *, most: int | None = None) -> tuple[Cells, Cells]:
     """Bring two sets of cells to the genes they share, in sorted order.
 
     Where the gene names themselves do not match, other names in ``var`` (Ensembl ids, symbols) are used. Case is never
@@ -236,6 +236,8 @@ def align(reference: Cells, query: Cells) -> tuple[Cells, Cells]:
         Labelled cells.
     query
         Cells to annotate.
+    most
+        Genes that are kept at most, by :func:`stgnn.data.subset.focus`; None for all.
 
     Returns
     -------
@@ -256,6 +258,8 @@ def align(reference: Cells, query: Cells) -> tuple[Cells, Cells]:
     True
     """
     reference, query = match(reference, query)
+    if most is not None:
+        reference, query = focus(reference, query, most)
     return drop_rare(drop_empty(reference, "reference")), drop_empty(query, "query")
 
 

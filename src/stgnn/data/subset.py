@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 
 from stgnn.data.genes import VAR_NAMES, merge_duplicates
 from stgnn.data.schema import CountsError, LabelsError, number_of
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from stgnn.data.cells import Cells
 
 logger = logging.getLogger(__name__)
+
+MOST_GENES = 4000
+"""Genes that annotators are shown at most."""
 
 
 def note(cells: Cells, *notes: str) -> Cells:
@@ -100,3 +104,32 @@ def take(cells: Cells, genes: np.ndarray) -> Cells:
         genes=np.asarray(genes, dtype=object),
         other_ids={column: ids[columns] for column, ids in cells.other_ids.items()},
     )
+
+
+def focus(reference: Cells, query: Cells, most: int = MOST_GENES) -> tuple[Cells, Cells]:
+    """Keep the genes that differ most between the reference's types: beyond some thousands, more add memory and noise.
+
+    Parameters
+    ----------
+    reference, query
+        Cells with the same genes, the reference's labelled.
+    most
+        Genes that are kept at most, by the variance over types of the square roots of their shares of a type's counts.
+
+    Examples
+    --------
+    >>> from stgnn.data.cells import align, read_query, read_reference
+    >>> from stgnn.data.toy import toy
+    >>> reference, query = align(*(read(adata) for read, adata in zip((read_reference, read_query), toy())))
+    >>> len(focus(reference, query, 20)[1].genes)
+    20
+    """
+    if len(reference.genes) <= most or reference.labels is None:
+        return reference, query
+    n = len(reference)
+    one_hot = sp.csr_array((np.ones(n), (reference.labels, np.arange(n))), shape=(len(reference.types), n))
+    sums = np.asarray((one_hot @ reference.counts).todense(), dtype=float)
+    spread = np.sqrt(sums / np.maximum(sums.sum(1, keepdims=True), 1)).var(0)
+    kept = reference.genes[np.sort(np.argsort(-spread, kind="stable")[:most])]
+    sentence = f"{most:,} of {len(reference.genes):,} shared genes kept: those that differ most between types"
+    return take(reference, kept), note(take(query, kept), sentence)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from copy import copy
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import tee
 from pathlib import Path
@@ -13,21 +14,21 @@ import numpy as np
 import torch
 from scipy.special import log_softmax, softmax
 
-from stgnn import __version__, bilevel, experts, registration, shallow, siblings, teacher
+from stgnn import bilevel, experts, exporting, pruning, registration, resume, shallow, siblings
 from stgnn.council import GENES_ALONE
 from stgnn.data.cells import Cells, Prediction
 from stgnn.data.schema import check_at_least
 from stgnn.data.stored import table_beside
 from stgnn.graph.sample import Tile, pieces
-from stgnn.lesson import Layout, Lesson, Look, prepare, shape_arrays, shape_from
+from stgnn.lesson import Layout, Lesson, Look, prepare, review, shape_arrays, shape_from
 from stgnn.methods.base import Annotator
-from stgnn.network import Network, Parts
+from stgnn.network import Network, Parts, Widths
 from stgnn.shallow import Clusters
 from stgnn.standins import labels_of, learned_from
-from stgnn.students import consensus, purity
-from stgnn.sweep import Each, Piece, Said, Sweep, here, runs
+from stgnn.students import consensus, nearest_consensus, purity
+from stgnn.sweep import Each, Piece, Said, Sweep, Verdict, here, runs, space_in_words
 from stgnn.teacher import Teaching
-from stgnn.train import Plan, find_device, fingerprint, progress, seed_of, shared
+from stgnn.train import Plan, find_device, progress, seed_of, shared
 from stgnn.unknown import Common, discord, divergence, rejection, strangeness, usual
 
 if TYPE_CHECKING:
@@ -41,16 +42,6 @@ CLUSTER_WEIGHT = 0.75
 
 THRESHOLD = 0.6
 """Cells whose rejection lies above it are unknown."""
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """What council and networks say of cells (cells, types), the networks' states, how far experts of genes differ."""
-
-    council: Float[np.ndarray, "n c"]
-    networks: Float[np.ndarray, "n c"]
-    states: Float[np.ndarray, "n d"]
-    apart: Float[np.ndarray, " n"]
 
 
 @final
@@ -141,8 +132,11 @@ class SpatialTransformerGNN(Annotator):
         self.genes_, self.types_ = reference.genes, reference.types
         reference, query = self._see(reference), self._see(query)
         query = learned_from(query, self.max_cells, self.random_state)
-        (folder,) = shared([partial(self._open_checkpoint, reference, query)])
-        teaching = self._teaching(reference, query)
+        options = [(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "checkpoint"]
+        (folder,) = shared([partial(resume.folder_of, self.checkpoint, reference, query, options)])
+        teaching = resume.teaching(
+            self.checkpoint, reference, query, selector=self.selector, random_state=self.random_state
+        )
         self.openness_ = teaching.openness
         self.shape_, lesson = prepare(
             reference,
@@ -157,6 +151,7 @@ class SpatialTransformerGNN(Annotator):
         self.decisions_, labels = teaching.facts, labels_of(reference)
         kinds = range(len(reference.types))
         self.means_ = np.stack([teaching.scale.reference[labels == k].mean(0) for k in kinds])
+        self.widths_: dict[str, int] | None = None
         with progress("training", self.members * max(self.rounds, 1) * self.steps) as watch:
             train = [partial(self._train, member, lesson, folder, watch) for member in range(self.members)]
             trained = shared(train)
@@ -189,7 +184,7 @@ class SpatialTransformerGNN(Annotator):
             "curve": self.curve_,
             "temperature": self.temperature_,
             "space_used": seen.coords is not None and self.openness_ > 0,
-            "space": _space(seen, self.openness_) if query.coords is not None else "off: the query has no coordinates",
+            "space": space_in_words(query, seen, self.openness_),
         }
         return Prediction(cast(np.ndarray, proba), cast(np.ndarray, sweep.states), score, THRESHOLD, details)
 
@@ -204,27 +199,8 @@ class SpatialTransformerGNN(Annotator):
         """Cells without their places where no part of the model is to look at them."""
         return cells if self.cell_graph or self.global_tokens else replace(cells, coords=None)
 
-    def _teaching(self, reference: Cells, query: Cells) -> Teaching:
-        """The teacher's word, from a former run on the same data where there is one."""
-        file = None
-        if self.checkpoint is not None:
-            kept = fingerprint(
-                _arrays_of(reference, query), repr((__version__, "two students", self.selector, self.random_state))
-            )
-            file = Path(self.checkpoint) / f"teaching-{kept}.npz"
-            kept_teaching = Teaching.load(file)
-            if kept_teaching is not None:
-                return kept_teaching
-        teaching = teacher.teach(reference, query, selector=self.selector, random_state=self.random_state)
-        if file is not None:
-            teaching.save(file)
-        return teaching
-
     def _confer(self, query: Cells, teaching: Teaching) -> None:
-        """Let cells alike be called together, as far as the query teaches itself and clusters are types.
-
-        With that all is said: how sure to be, and how much strangeness and discord are usual, follow from it.
-        """
+        """Let cells alike be called together, as far as the query teaches itself and clusters are types."""
         features, genes = self.shape_.see(Look.of(query).at(query))
         verdict = self._judge(query, features, genes)
         view, council, said = shallow.View(query, teaching.scale.query), verdict.council, verdict.networks
@@ -238,12 +214,75 @@ class SpatialTransformerGNN(Annotator):
         self.council_, self.weights_ = [*self.council_, clusters], np.append(self.weights_, weight)
         self.decisions_ = {**self.decisions_, "cluster_purity": pure}
         joint = council + weight * experts.floored(together) + NETWORK_WEIGHT * said
-        self.calm_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
-        laid = registration.overlay(self.maps_, query, view.features, joint, self._expected())
-        joint = joint * self.calm_ + laid.said(query, slice(None))
-        self.temperature_ = experts.temperature(joint, teaching.expected_accuracy, highest=20.0)
         common = Common.of(view.features, members, verdict.apart, clusters.centres.shape[1])
-        self.usual_ = [usual(values) for values in self._odd(joint.argmax(1), members, common)]
+        self._settle(query, Said(joint, verdict.states, members.T, view.features, common))
+
+    def _settle(self, query: Cells, said: Said) -> None:
+        """Learn from all that is said how sure to be, and how much strangeness and discord are usual."""
+        self.calm_ = experts.temperature(said.joint, self._expected(), highest=20.0)
+        laid = registration.overlay(self.maps_, query, said.features, said.joint, self._expected())
+        joint = said.joint * self.calm_ + laid.said(query, slice(None))
+        self.temperature_ = experts.temperature(joint, self._expected(), highest=20.0)
+        self.usual_ = [usual(values) for values in self._odd(joint.argmax(1), said.members.T, said.common)]
+
+    def prune(
+        self, reference: Cells, query: Cells, share: float = 0.5, members: int | None = None
+    ) -> SpatialTransformerGNN:
+        r"""Return a model without the heads and hidden units that say least; see :mod:`stgnn.pruning`.
+
+        .. math:: I_u = \frac12\, E_{y \sim p} \Big(\sum_{w \in u} w\, \frac{\partial \log p(y)}{\partial w}\Big)^2
+
+        References
+        ----------
+        Molchanov et al., Importance estimation for neural network pruning, CVPR 2019.
+
+        Parameters
+        ----------
+        reference, query
+            What the model was fitted on, or cells like it.
+        share
+            Share that is kept at most of the networks' parameters, and of the council's clusterings (above 0 to 1).
+        members
+            Networks that are kept, those that say most nearly what all say; None for all.
+
+        Returns
+        -------
+        A fitted model that learned from all that this one says, which stays as it is.
+
+        Raises
+        ------
+        InputError
+            One of its kinds, if cells have other genes or types, or an option is out of range.
+
+        Examples
+        --------
+        >>> from stgnn.data.cells import align, read_query, read_reference
+        >>> from stgnn.data.toy import toy
+        >>> adata, adata_query = toy(n_cells=120)
+        >>> reference, query = align(read_reference(adata), read_query(adata_query))
+        >>> model = SpatialTransformerGNN(rounds=1, steps=5).fit(reference, query)
+        >>> len(model.prune(reference, query, share=0.25, members=1).networks_)
+        1
+        """
+        pruning.check(reference, query, self.genes_, self.types_)
+        reference, query = self._see(reference), learned_from(self._see(query), self.max_cells, self.random_state)
+        said, smaller = _say(self, Piece(query, len(query), Look.of(query))), copy(self)
+        guess = softmax(said.joint * self.calm_ * self.temperature_, axis=1)
+        trust, openness = cast(float, self.decisions_["trust"]), float(self.openness_ > 0)
+        lesson = review(reference, query, self.shape_, self._layout(), guess, trust)
+        plan, device = Plan(2 * self.steps, random_state=self.random_state), find_device(self.device)
+        smaller.networks_, widths = pruning.prune(
+            self.networks_, self.shape_, self._parts(), lesson, share, members, plan, openness=openness, device=device
+        )
+        smaller.widths_, smaller.members = asdict(widths), len(smaller.networks_)
+        fewer = nearest_consensus(cast(Clusters, self.council_[-1]), said.members.T, share)
+        smaller.council_ = [*self.council_[:-1], fewer]
+        smaller._settle(query, _say(smaller, Piece(query, len(query), Look.of(query))))
+        return smaller
+
+    def export(self, folder: str | Path) -> None:
+        """Write the networks as programs that torch runs without this package; see :func:`stgnn.exporting.export`."""
+        exporting.export(self.networks_, self._layout(), self.openness_, self.genes_, self.types_, folder)
 
     def _odd(
         self, kind: Int[np.ndarray, " n"], members: Int[np.ndarray, "r n"], common: Common
@@ -264,19 +303,9 @@ class SpatialTransformerGNN(Annotator):
         features: Float[np.ndarray, "n f"],
         genes: Float[np.ndarray, "n g"],
         members: Int[np.ndarray, "r n"] | None = None,
-    ) -> _Verdict:
+    ) -> Verdict:
         """What council and networks say; clusters, the last of the council, are heard where ``members`` are known."""
-        view = shallow.View(query, features)
-        council = self.council_ if members is None else self.council_[:-1]
-        heard = [(w, e) for w, e in zip(self.weights_, council, strict=False) if shallow.usable(e, view)]
-        said = [experts.floored(expert.log_proba(view)) for _, expert in heard]
-        weights = [weight for weight, _ in heard]
-        if members is not None:
-            said.append(experts.floored(cast(Clusters, self.council_[-1]).of_members(members)))
-            weights.append(self.weights_[-1])
-        # experts that need coordinates fall silent without them; the others then speak for them
-        louder = self.weights_.sum() / max(sum(weights), 1e-9)
-        joint = self.prior_ + sum(louder * weight * log for weight, log in zip(weights, said, strict=True))
+        joint, said = shallow.heard(self.council_, self.weights_, shallow.View(query, features), members)
         batches, device = self._layout().batches(query, features, genes), find_device(self.device)
         networks, states = [], []
         for network in self.networks_:
@@ -284,15 +313,20 @@ class SpatialTransformerGNN(Annotator):
             networks.append(experts.floored((1 - self.openness_) * own + self.openness_ * context))
             states.append(state)
         # the experts of genes alone come first, and none of them needs coordinates
-        return _Verdict(joint, np.mean(networks, axis=0), np.hstack(states), divergence(said[:GENES_ALONE]))
+        return Verdict(
+            self.prior_ + joint, np.mean(networks, axis=0), np.hstack(states), divergence(said[:GENES_ALONE])
+        )
 
     def _layout(self) -> Layout:
         return Layout(self.openness_ > 0, self.neighbours, self.layers if self.cell_graph else 0)
 
+    def _parts(self) -> Parts:
+        own = {field.name: getattr(self, field.name) for field in fields(Parts) if hasattr(self, field.name)}
+        return Parts(**own, widths=None if self.widths_ is None else Widths(**self.widths_))
+
     def _network(self, seed: int) -> Network:
         torch.manual_seed(seed)
-        own = {field.name: getattr(self, field.name) for field in fields(Parts) if hasattr(self, field.name)}
-        return Network(self.shape_, Parts(**own)).to(find_device(self.device))
+        return Network(self.shape_, self._parts()).to(find_device(self.device))
 
     def _train(
         self, member: int, lesson: Lesson, folder: Path | None, watch: Callable[[int], None]
@@ -315,15 +349,6 @@ class SpatialTransformerGNN(Annotator):
         )
         return network, [{"member": float(member), **record} for record in curve]
 
-    def _open_checkpoint(self, reference: Cells, query: Cells) -> Path | None:
-        """Folder of this very work: what other data or options left behind is not resumed."""
-        if self.checkpoint is None:
-            return None
-        options = [(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "checkpoint"]
-        folder = Path(self.checkpoint) / fingerprint(_arrays_of(reference, query), repr((__version__, options)))
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = (
             shape_arrays(self.shape_)
@@ -345,7 +370,7 @@ class SpatialTransformerGNN(Annotator):
             "curve_": self.curve_,
             "decisions_": self.decisions_,
             "sizes_": sizes,
-        }
+        } | ({} if self.widths_ is None else {"widths_": self.widths_})
 
     def _restore(self, arrays: dict[str, np.ndarray]) -> None:
         sizes: dict[str, int] = vars(self)["sizes_"]
@@ -354,28 +379,11 @@ class SpatialTransformerGNN(Annotator):
         self.maps_ = registration.unpack(arrays)
         self.council_, self.weights_, self.prior_ = shallow.unpack(arrays), arrays["weights"], arrays["prior"]
         self.means_, self.networks_ = arrays["means"], []
+        self.widths_ = vars(self).get("widths_")  # only pruned models have them
         for i in range(self.members):
             network = self._network(0)
             siblings.load_weights(network, f"network{i}", arrays)
             self.networks_.append(network)
-
-
-def _arrays_of(reference: Cells, query: Cells) -> list[np.ndarray]:
-    """All that a fit sees of its data."""
-    arrays = [labels_of(reference)]
-    for cells in (reference, query):
-        arrays += [cells.counts.data, cells.counts.indices, cells.counts.indptr, cells.section]
-        arrays += [] if cells.coords is None else [cells.coords]
-    return arrays
-
-
-def _space(query: Cells, openness: float) -> str:
-    """What became of space, in words."""
-    if query.coords is None:
-        return "off: switched off by options"
-    if openness == 0:
-        return "off: neighbours add nothing to a cell's own expression here"
-    return f"on: the cell level counts for {openness:.2f}, the gene level for {1 - openness:.2f}"
 
 
 def _say(model: SpatialTransformerGNN, piece: Piece) -> Said:

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
     from stgnn.nn.tissue import Surroundings
 
+GENE_HEAD, GENE_HEADS, GENE_READS = 8, 2, 2
+"""Width of a head among gene modules, which makes up the tokens with its like; heads; read-outs."""
+
+GENE_KEY, GENE_HIDDEN = 16, 32
+"""Width in which genes of the gene graph are compared, and of the tokens' hidden layer."""
+
 
 def mlp(width_in: int, width: int, width_out: int, dropout: float) -> nn.Sequential:
     """Two linear layers with a GELU between them."""
@@ -43,15 +49,15 @@ class Gate(nn.Module):
 
 
 class EdgeAttention(nn.Module):
-    """Multi-head attention over the spatial neighbours, with a learned decay by distance."""
+    """Multi-head attention over the spatial neighbours, with a learned decay by distance; a head is ``head`` wide."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, head: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * heads * head)
         self.decay = nn.Parameter(torch.zeros(heads))
-        self.out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
+        self.out = nn.Sequential(nn.Linear(heads * head, width), nn.Dropout(dropout))
 
     def forward(
         self,
@@ -61,32 +67,45 @@ class EdgeAttention(nn.Module):
         mask: Bool[Tensor, "n k"],
     ) -> Float[Tensor, "n d"]:
         """Return one message a cell; ``distance`` is in units of the section's spacing."""
-        query, key, value = self.qkv(self.norm(h)).view(len(h), 3, self.heads, -1).unbind(1)  # (n, h, d / h)
+        query, key, value = self.qkv(self.norm(h)).unflatten(1, (3, self.heads, -1)).unbind(1)  # (n, h, e)
         bias = -distance[..., None] * F.softplus(self.decay)
         return self.out(attention.edge_attention(query, key, value, neighbours, mask, bias).flatten(1))
 
 
 class RegionTransformer(nn.Module):
-    """Region tokens attend to all tokens of their section, then every cell reads them back: linear in both."""
+    """Region tokens attend to all tokens of their section, then every cell reads them back: linear in both.
+
+    The heads of the last round split the state among them, so its ``width`` is a multiple of their number.
+    """
 
     def __init__(
-        self, width: int, heads: int, layers: int, dropout: float, frequencies: int = 6, dims: int = 2
+        self,
+        width: int,
+        heads: int,
+        head: int,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        frequencies: int = 6,
+        dims: int = 2,
     ) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.inner = heads, heads * head
         # wave lengths from 2 to 64 regions, directions spread over the circle (or sphere)
         direction = F.normalize(torch.randn(frequencies, dims, generator=torch.Generator().manual_seed(0)), dim=1)
         length = torch.logspace(1, 6, frequencies, base=2.0)
         self.frequency = nn.Parameter(direction * (2 * math.pi / length)[:, None])
         self.amplitude = nn.Parameter(torch.zeros(frequencies))
         self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers + 1))
-        self.qkv = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
-        self.mix = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout)) for _ in range(layers))
-        self.feed = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), mlp(width, 2 * width, width, dropout)) for _ in range(layers)
+        self.qkv = nn.ModuleList(nn.Linear(width, 3 * self.inner) for _ in range(layers))
+        self.mix = nn.ModuleList(
+            nn.Sequential(nn.Linear(self.inner, width), nn.Dropout(dropout)) for _ in range(layers)
         )
-        self.read_query = nn.Linear(width, width)
-        self.read_key = nn.Linear(width, 2 * width)
+        self.feed = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), mlp(width, hidden, width, dropout)) for _ in range(layers)
+        )
+        self.read_query = nn.Linear(width, self.inner)
+        self.read_key = nn.Linear(width, self.inner + width)
 
     def forward(
         self, cells: Float[Tensor, "n d"], tokens: Float[Tensor, "m d"], around: Surroundings
@@ -100,7 +119,10 @@ class RegionTransformer(nn.Module):
             heard = attention.global_attention(_positive(query), where, section, *state)
             tokens = tokens + mix(heard.flatten(1))
             tokens = tokens + feed(tokens)
-        key, value = self.read_key(self.norm[-1](tokens)).view(len(tokens), 2, self.heads, -1).unbind(1)
+        key, value = (
+            part.unflatten(1, (self.heads, -1))
+            for part in self.read_key(self.norm[-1](tokens)).tensor_split([self.inner], 1)
+        )
         state = attention.global_state(_positive(key), value, where, section, n_sections)
         query = self.read_query(cells).view(len(cells), self.heads, -1)
         here = self._where(around.position)
@@ -142,29 +164,32 @@ class GeneModules(nn.Module):
         module: np.ndarray,
         width: int,
         dropout: float,
+        heads: int = GENE_HEADS,
+        reads: int = GENE_READS,
+        hidden: int = GENE_HIDDEN,
     ) -> None:
         super().__init__()
-        self.inner, self.heads, n_modules = 16, 2, int(module.max()) + 1
+        self.inner, self.heads, n_modules = heads * GENE_HEAD, heads, int(module.max()) + 1
         self.register_buffer("neighbours", torch.as_tensor(neighbours))
         self.register_buffer("correlation", torch.as_tensor(correlation, dtype=torch.float32))
         self.register_buffer("mask", torch.as_tensor(mask))
         one_hot = F.one_hot(torch.as_tensor(module, dtype=torch.int64), n_modules).float()
         self.register_buffer("membership", one_hot / one_hot.sum(0).clamp(min=1).sqrt())
         self.embedding = nn.Parameter(torch.randn(len(module), self.inner) / math.sqrt(self.inner))
-        self.score = nn.Linear(self.inner, 2 * self.inner)
+        self.score = nn.Linear(self.inner, 2 * GENE_KEY)
         self.value = nn.Linear(self.inner, self.inner, bias=False)
         self.place = nn.Parameter(torch.randn(n_modules, self.inner) * 0.1)
         self.norm = nn.LayerNorm(self.inner)
         self.qkv = nn.Linear(self.inner, 3 * self.inner)
-        self.feed = nn.Sequential(nn.LayerNorm(self.inner), mlp(self.inner, 2 * self.inner, self.inner, dropout))
-        self.read = nn.Linear(self.inner, self.heads)
-        self.out = nn.Linear(self.heads * self.inner, width)
+        self.feed = nn.Sequential(nn.LayerNorm(self.inner), mlp(self.inner, hidden, self.inner, dropout))
+        self.read = nn.Linear(self.inner, reads)
+        self.out = nn.Linear(reads * self.inner, width)
 
     def genes(self) -> Float[Tensor, "g e"]:
         """Embeddings of the genes after one round of attention on the gene graph."""
         query, key = self.score(self.embedding).chunk(2, dim=1)
         value = self.value(self.embedding)
-        score = torch.einsum("gd,gkd->gk", query, key[self.neighbours]) / math.sqrt(self.inner)
+        score = torch.einsum("gd,gkd->gk", query, key[self.neighbours]) / math.sqrt(GENE_KEY)
         score = (score + self.correlation.abs()).masked_fill(~self.mask, -torch.inf)
         weight = (score - score.amax(1, keepdim=True).clamp(min=-1e30)).exp() * self.mask
         weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-20) * self.correlation.sign()
@@ -173,22 +198,22 @@ class GeneModules(nn.Module):
     def forward(self, x: Float[Tensor, "n g"]) -> Float[Tensor, "n d"]:
         """Return what each cell's modules say together."""
         lift = (self.membership[:, :, None] * self.genes()[:, None]).flatten(1)  # (g, m e)
-        tokens = (x @ lift).view(len(x), -1, self.inner) + self.place  # (n, m, e)
+        tokens = (x @ lift).unflatten(1, (-1, self.inner)) + self.place  # (n, m, e)
         query, key, value = self.qkv(self.norm(tokens)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         heard = F.scaled_dot_product_attention(query, key, value)  # (n, h, m, e / h)
         tokens = tokens + heard.transpose(1, 2).flatten(2)
         tokens = tokens + self.feed(tokens)
-        weight = self.read(tokens).softmax(1)  # (n, m, h)
-        return self.out(torch.einsum("nmh,nme->nhe", weight, tokens).flatten(1))
+        weight = self.read(tokens).softmax(1)  # (n, m, r)
+        return self.out(torch.einsum("nmr,nme->nre", weight, tokens).flatten(1))
 
 
 class Memory(nn.Module):
     """Cross-modal attention: query cells attend to embedded reference prototypes, for a message and for a vote."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, inner: int, dropout: float) -> None:
         super().__init__()
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
+        self.query = nn.Linear(width, inner)
+        self.key = nn.Linear(width, inner)
         self.value = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 

@@ -25,7 +25,8 @@ _CODES = (
 )
 _PALETTE = tuple(f"#{code}" for code in _CODES.split())
 
-_CONFIDENCE = ("#9e2a2b", "#e0a03e", "#5fa8d3", "#1d5c8f")
+CONFIDENCE_COLORS = ("#9e2a2b", "#e0a03e", "#5fa8d3", "#1d5c8f")
+"""Of a confidence of 0, 1/3, 2/3 and 1."""
 
 
 def type_colors(types: Sequence[str]) -> dict[str, str]:
@@ -45,12 +46,12 @@ def confidence_colors() -> LinearSegmentedColormap:
     """Colours of confidence from 0 (red) over orange to 1 (dark blue)."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("stgnn_confidence", _CONFIDENCE)
+    return LinearSegmentedColormap.from_list("stgnn_confidence", CONFIDENCE_COLORS)
 
 
 def confidence_gradient() -> str:
     """The same colours as a CSS gradient from left to right."""
-    return f"linear-gradient(to right, {', '.join(_CONFIDENCE)})"
+    return f"linear-gradient(to right, {', '.join(CONFIDENCE_COLORS)})"
 
 
 def _color(place: int) -> str:

@@ -85,7 +85,7 @@ def spatial_types(
     draw_points(ax, coords[order], palette[code[order]], size)
     if legend:
         shown = np.bincount(code, minlength=len(assigned.names)) > 0
-        _legend(ax, {name: colors[name] for name, is_shown in zip(assigned.names, shown) if is_shown})
+        type_legend(ax, {name: colors[name] for name, is_shown in zip(assigned.names, shown) if is_shown})
     return ax
 
 
@@ -175,16 +175,30 @@ def draw_points(ax: Axes, coords: np.ndarray, color: np.ndarray, size: float | N
 def fitting_size(ax: Axes, coords: np.ndarray) -> float:
     """Area of a point, in square points, with which the cells touch their neighbours but seldom cover them."""
     extent = ax.get_window_extent()
-    span = np.maximum(np.ptp(coords, axis=0), 1e-9) if len(coords) else np.ones(2)
+    span = _span(coords)
     scale = min(extent.width / span[0], extent.height / span[1]) * 72 / ax.figure.dpi
-    # Tissue seldom fills its bounding box: the area is that of the squares, about five cells each, with any cell.
-    side = np.sqrt(span[0] * span[1] * 5 / max(len(coords), 1))
-    filled = len(np.unique(np.floor((coords - coords.min(axis=0)) / side), axis=0)) if len(coords) else 1
-    area = filled * side**2 * scale**2 / max(len(coords), 1)
+    area = area_per_cell(coords) * scale**2
     return float(np.clip(0.8 * area, _SMALLEST_POINT, _LARGEST_POINT))
 
 
-def _legend(ax: Axes, colors: dict[str, str]) -> None:
+def area_per_cell(coords: np.ndarray) -> float:
+    """Area that tissue fills, over its cells, in the squared unit of the coordinates (cells, 2)."""
+    if not len(coords):
+        return 1.0
+    span = _span(coords)
+    # Tissue seldom fills its bounding box: the area is that of the squares, about five cells each, with any cell.
+    side = np.sqrt(span[0] * span[1] * 5 / len(coords))
+    column, row = np.floor((coords - coords.min(axis=0)) / side).astype(np.int64).T
+    filled = len(np.unique(column * (row.max() + 1) + row))
+    return float(filled * side**2 / len(coords))
+
+
+def _span(coords: np.ndarray) -> np.ndarray:
+    return np.maximum(np.ptp(coords, axis=0), 1e-9) if len(coords) else np.ones(2)
+
+
+def type_legend(ax: Axes, colors: dict[str, str]) -> None:
+    """Name the colours of types to the right of the Axes, ``"unknown"`` last."""
     from matplotlib.lines import Line2D
 
     names = sorted(colors, key=lambda name: name == UNKNOWN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ def write_report(
     reference: AnnData | None = None,
     labels_key: str = LABELS_KEY,
     section_key: str | None = None,
+    region_key: str | None = None,
+    genes: Sequence[str] | None = None,
     spatial_key: str = SPATIAL_KEY,
     layer: str | None = None,
     reference_layer: str | None = None,
@@ -31,9 +34,11 @@ def write_report(
 ) -> None:
     """Write what was found about the cells as one HTML file, which appears whole or not at all.
 
-    It holds maps by type and by confidence, the cells to look at twice, the composition against the reference, the
-    reference's marker genes in the annotated cells, the training curve, and all that was recorded of the run. It loads
-    nothing from anywhere, and equal inputs give equal bytes.
+    It holds a picture of all cells to look around in (colour by type, confidence, gene, section or region; hide types;
+    draw around cells to list and keep them), over the section's image where ``uns["spatial"]`` holds or
+    ``uns["stgnn_source"]`` names one; maps by confidence, the cells to look at twice, the composition against the
+    reference, the reference's marker genes in the annotated cells, the training curve, and all that was recorded of the
+    run. It loads nothing from anywhere, and equal inputs give equal bytes.
 
     Parameters
     ----------
@@ -49,6 +54,10 @@ def write_report(
         Column of ``reference.obs`` with the types.
     section_key
         Column of ``obs`` with the section of each cell; None for one section.
+    region_key
+        Column of ``obs`` with the region of each cell, to colour the picture by; None for none.
+    genes
+        Genes to colour the picture by; None for the first marker of each type, at most 12, where there is a reference.
     spatial_key
         Key of ``obsm`` with the coordinates; without it a sentence stands in place of the maps.
     layer, reference_layer
@@ -64,7 +73,7 @@ def write_report(
     Raises
     ------
     InputError
-        If the results, the sections or the labels are missing, or the file cannot be written.
+        If the results, the sections, the regions, the genes or the labels are missing, or the file cannot be written.
 
     Examples
     --------
@@ -90,6 +99,8 @@ def write_report(
         reference=reference,
         labels_key=labels_key,
         section_key=section_key,
+        region_key=region_key,
+        genes=genes,
         spatial_key=spatial_key,
         layers=(layer, reference_layer),
         recover_counts=recover_counts,

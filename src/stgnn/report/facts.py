@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stgnn.data.schema import (
+    SOURCE_KEY,
     SPATIAL_KEY,
     CoordinatesError,
     InputError,
     proba_key,
     rejection_key,
 )
-from stgnn.pl.keys import Assigned, read_confidence, read_curve, read_places, read_types, recorded, rows_of_section
+from stgnn.pl.keys import (
+    Assigned,
+    obs_column,
+    read_confidence,
+    read_curve,
+    read_places,
+    read_types,
+    recorded,
+    rows_of_section,
+)
+from stgnn.report.expression import choose_genes, read_expression
 from stgnn.report.markers import Markers, find_markers
+from stgnn.report.underlay import Underlay, find_underlays
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,6 +73,14 @@ class Facts:
         Marker genes of the reference in the annotated cells; None if there are none.
     no_markers
         Why there are no markers; empty if there are.
+    region
+        Region of each cell (cells,) as a position in the names beside; -1 for none. None if no column was named.
+    expression
+        Log-normalised expression (cells,) of the genes to colour the picture by.
+    underlays
+        Image of each section that has one.
+    no_underlay
+        Why an image that was named is not there; empty if none was.
     """
 
     adata: AnnData
@@ -79,6 +99,21 @@ class Facts:
     reference_share: dict[str, float]
     markers: Markers | None
     no_markers: str
+    region: tuple[np.ndarray, list[str]] | None
+    expression: dict[str, np.ndarray]
+    underlays: dict[str, Underlay]
+    no_underlay: str
+
+    @property
+    def down(self) -> bool:
+        """Whether y points downwards on the maps: as in the image, where there is one."""
+        return bool(self.underlays)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the coordinates; empty where the data don't tell."""
+        source = self.adata.uns.get(SOURCE_KEY, {})
+        return "µm" if isinstance(source, Mapping) and source.get("unit") == "um" else ""
 
     @property
     def unknown(self) -> np.ndarray:
@@ -108,6 +143,8 @@ def gather(
     reference: AnnData | None,
     labels_key: str,
     section_key: str | None,
+    region_key: str | None,
+    genes: Sequence[str] | None,
     spatial_key: str,
     layers: tuple[str | None, str | None],
     recover_counts: bool,
@@ -117,7 +154,7 @@ def gather(
     Raises
     ------
     InputError
-        If the results, the sections or the labels of the reference are missing.
+        If the results, the sections, the regions, the genes or the labels of the reference are missing.
     """
     assigned, record = read_types(adata, key), recorded(adata, key)
     confidence = read_confidence(adata, key)
@@ -139,6 +176,12 @@ def gather(
             no_markers = ""
         except InputError as error:  # a report without one check is better than none
             no_markers = f"Marker genes could not be checked: {error}"
+    sections = _sections(adata, section_key)
+    shown = choose_genes(markers, assigned) if genes is None else [str(gene) for gene in genes]
+    expression = read_expression(
+        adata, [] if no_map else shown, spatial_key=spatial_key, layer=layers[0], recover_counts=recover_counts
+    )
+    underlays, no_underlay = ({}, "") if no_map else _underlays(adata, sections, spatial_key)
     return Facts(
         adata=adata,
         key=key,
@@ -148,7 +191,7 @@ def gather(
         confidence=confidence,
         best=_best(adata, key, assigned, record),
         rejection=_rejection(adata, key),
-        sections=_sections(adata, section_key),
+        sections=sections,
         no_map=no_map,
         space_used=_space_used(record, has_places=not no_map),
         curve=read_curve(adata, key),
@@ -156,6 +199,10 @@ def gather(
         reference_share=share,
         markers=markers,
         no_markers=no_markers,
+        region=None if region_key is None else _regions(adata, region_key),
+        expression=expression,
+        underlays=underlays,
+        no_underlay=no_underlay,
     )
 
 
@@ -165,6 +212,18 @@ def _sections(adata: AnnData, section_key: str | None) -> dict[str, np.ndarray]:
     rows_of_section(adata, section_key, None)  # raises where there is no such column
     names = np.asarray(adata.obs[section_key].astype(str))
     return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+
+
+def _regions(adata: AnnData, region_key: str) -> tuple[np.ndarray, list[str]]:
+    import pandas as pd
+
+    code, names = pd.factorize(obs_column(adata, "region_key", region_key).astype("object"), sort=True)
+    return code, [str(name) for name in names]
+
+
+def _underlays(adata: AnnData, sections: Mapping[str, np.ndarray], spatial_key: str) -> tuple[dict[str, Underlay], str]:
+    _, coords = read_places(adata, spatial_key, None, None)
+    return find_underlays(adata, {name: coords[rows] for name, rows in sections.items()})
 
 
 def _why_no_map(adata: AnnData, spatial_key: str) -> str:

@@ -66,6 +66,8 @@ def map_uri(facts: Facts, kind: str, section: str) -> tuple[str, int, int]:
             ax=ax,
             legend=False,
         )
+    if facts.down:
+        ax.invert_yaxis()  # as the picture, whose image would stand on its head else
     ax.set(title="")
     ax.set_axis_off()
     return _encode(figure), width, height

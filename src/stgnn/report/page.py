@@ -11,6 +11,7 @@ from stgnn.report.details import curve_part, run_part
 from stgnn.report.dotplot import full_width, marker_part
 from stgnn.report.facts import Facts
 from stgnn.report.html import number, paragraph, percent, section, several, table, text
+from stgnn.report.interactive import content_policy, picture_part, style
 from stgnn.report.maps import confidence_part, doubt_part, type_part
 from stgnn.report.shares import composition_part
 
@@ -18,12 +19,14 @@ _PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="$policy">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>$title</title>
 <link rel="icon" href="data:,">
 <style>
 $style
+$picture_style
 @media (max-width: ${narrow}px) { .dots-full { display: none } }
 @media (min-width: ${wide}px) { .dots-own { display: none } }
 </style>
@@ -48,7 +51,7 @@ $main
 def build(facts: Facts) -> str:
     """Make the whole page."""
     parts = {
-        "types": ("Types on the map" if not facts.no_map else "Types", type_part(facts)),
+        "types": ("Types on the map" if not facts.no_map else "Types", _types(facts)),
         "confidence": ("Confidence", confidence_part(facts)),
         "doubt": ("Cells to look at twice", doubt_part(facts)),
         "composition": ("Composition", composition_part(facts)),
@@ -60,6 +63,8 @@ def build(facts: Facts) -> str:
     return _PAGE.substitute(
         title=text(f"Cell type annotation of {several(len(facts.confidence), 'cell')}"),
         style=files("stgnn.report").joinpath("style.css").read_text(encoding="utf-8"),
+        picture_style=style(),
+        policy=content_policy(),
         narrow=narrow - 1,
         wide=narrow,
         summary=text(summary(facts)),
@@ -89,6 +94,11 @@ def summary(facts: Facts) -> str:
         f"{several(n_cells, 'cell')}{where} were given {n_found} of {several(len(facts.types), 'known type')}: "
         f"{unknown}, the median confidence is {np.median(facts.confidence):.2f}{space}."
     )
+
+
+def _types(facts: Facts) -> str:
+    """The picture, and the maps that stand in its place where a browser cannot draw it."""
+    return f'<div id="picture-still">{type_part(facts)}</div>\n' + picture_part(facts)
 
 
 def _tiles(facts: Facts) -> str:
