@@ -33,6 +33,9 @@ T = TypeVar("T")
 _ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 """Whether this process is at a piece of work of its own; see :func:`shared`."""
 
+_DEALT: list[int] = []
+"""Pieces of work that were dealt out so far, the same in every process."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -267,14 +270,16 @@ def shared(work: Sequence[Callable[[], T]]) -> list[T]:
     rank, world = _world()
     if world == 1:
         return list(map(operator.call, work))
+    first = sum(_DEALT) % world  # who comes next: else the first process would have all that is left over
+    _DEALT.append(len(work))
     token = _ALONE.set(True)
     try:
-        own = {number: work[number]() for number in range(rank, len(work), world)}
+        own = {number: work[number]() for number in range((rank - first) % world, len(work), world)}
     finally:
         _ALONE.reset(token)
     everyone: list[Any] = [None] * world
     dist.all_gather_object(everyone, own)
-    return [everyone[number % world][number] for number in range(len(work))]
+    return [everyone[(number + first) % world][number] for number in range(len(work))]
 
 
 def is_first_process() -> bool:
