@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -88,12 +90,18 @@ def weighted_standardise(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def convene(reference: Cells, query: Cells, random_state: int) -> Council:
     """Fit every expert and let it judge the query."""
     labels, n_types = labels_of(reference), len(reference.types)
-    council: dict[str, shallow.Expert] = _profiles(reference, query)
-    view = shallow.View(query, np.empty((len(query), 0)))
-    said = {name: expert.log_proba(view) for name, expert in council.items()}
-    said |= _after_alignment(reference, query, random_state)
-    first = experts.mix([np.exp(log) for log in said.values()])
-    scale = common_scale(reference, query, first, random_state)
+    work: list[Callable[[], tuple[Any, np.ndarray]]] = list(_after_alignment(reference, query, random_state))
+    # among the alignments, since two processes then have about as much to do, what context gains included
+    work.insert(1, partial(_profiles, reference, query, on_platform=True))
+    work.append(partial(_profiles, reference, query, on_platform=False))
+    first, platform, *others, plain = shared(work)
+    aligned = [first, *others]
+    council: dict[str, shallow.Expert] = {"profiles": plain[0], "profiles, platform": platform[0]}
+    said = {"profiles": plain[1], "profiles, platform": platform[1]}
+    for name, probas in zip(("vote", "regression, aligned"), zip(*aligned, strict=True), strict=True):
+        said[name] = np.log(np.mean(probas, axis=0) + 1e-3)
+    mixed = experts.mix([np.exp(log) for log in said.values()])
+    scale = common_scale(reference, query, mixed, random_state)
     few = stratified(labels, MAX_CELLS, random_state)
     for C in PENALTIES:
         council[f"regression, {C}"] = shallow.regress(scale.reference[few], labels[few], n_types, C=C, balance=1)
@@ -101,23 +109,25 @@ def convene(reference: Cells, query: Cells, random_state: int) -> Council:
         council |= _contextual(reference, scale.reference, few, random_state)
     view = shallow.View(query, scale.query)
     said |= {name: expert.log_proba(view) for name, expert in council.items() if name not in said}
-    return Council(said, council, scale, first)
+    return Council(said, council, scale, mixed)
 
 
-def _profiles(reference: Cells, query: Cells) -> dict[str, shallow.Expert]:
-    """Count profiles with and without a platform scale, the latter fitted on a sample of the query."""
+def _profiles(reference: Cells, query: Cells, *, on_platform: bool) -> tuple[shallow.Profiles, np.ndarray]:
+    """Count profiles, with a platform scale or without one, fitted on a sample of the query; and what they say."""
     rates = experts.profiles(reference.counts, labels_of(reference), len(reference.types))
     some = query.counts[:: max(1, len(query) // 4000)]
-    plain = experts.with_ambient(rates, np.asarray(query.counts.sum(0)).ravel() / query.counts.sum())
-    platform = experts.platform_rates(some, rates)
-    return {
-        name: shallow.Profiles(r, experts.temperature(experts.profile_scores(some, r)))
-        for name, r in (("profiles", plain), ("profiles, platform", platform))
-    }
+    if on_platform:
+        rates = experts.platform_rates(some, rates)
+    else:
+        rates = experts.with_ambient(rates, np.asarray(query.counts.sum(0)).ravel() / query.counts.sum())
+    expert = shallow.Profiles(rates, experts.temperature(experts.profile_scores(some, rates)))
+    return expert, expert.log_proba(shallow.View(query, np.empty((len(query), 0))))
 
 
-def _after_alignment(reference: Cells, query: Cells, random_state: int) -> dict[str, np.ndarray]:
-    """A vote and a regression on principal components that Harmony has aligned, averaged over its random starts."""
+def _after_alignment(
+    reference: Cells, query: Cells, random_state: int
+) -> list[Callable[[], tuple[np.ndarray, np.ndarray]]]:
+    """Work: a vote and a regression on principal components that Harmony aligns, for each of its random starts."""
     labels, n_types, n = labels_of(reference), len(reference.types), len(reference)
     depth = typical_depth(query)
     z_reference = experts.standardise(experts.log_normalise(reference.counts, depth))
@@ -131,9 +141,7 @@ def _after_alignment(reference: Cells, query: Cells, random_state: int) -> dict[
         vote = experts.vote(near, labels, far, n_types)
         return vote, experts.logistic(near, labels, far, n_types, C=0.3, balanced=True)
 
-    votes, regressions = zip(*shared([partial(judged, start) for start in range(ALIGNMENTS)]), strict=True)
-    said = {"vote": votes, "regression, aligned": regressions}
-    return {name: np.log(np.mean(probas, axis=0) + 1e-3) for name, probas in said.items()}
+    return [partial(judged, start) for start in range(ALIGNMENTS)]
 
 
 def _contextual(
