@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from anndata import AnnData
 from click.testing import CliRunner
 
 from refusals import refusal
+from stgnn import sweep
 from stgnn.bench import methods as bench_methods
 from stgnn.bench import report, scale, tissue
 from stgnn.bench.run import run
@@ -168,3 +170,38 @@ def test_wrong_sizes_are_refused(tmp_path):
 def test_totals_of_made_cells_are_those_of_real_ones(real):
     cells = read_query(tissue.tile(real[1], 800, 40, labels_key="cell_type", section_key="section"))
     assert np.median(depths(cells)) == pytest.approx(np.median(np.asarray(real[1].X.sum(axis=1))), rel=0.25)
+
+
+# ---- several pieces at once
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_threads_at_pieces_of_their_own_say_what_one_says(two_threads, both, fitted):
+    model, query = replace(fitted, cells_per_piece=60), both[1]
+    vars(model).update({name: value for name, value in vars(fitted).items() if name.endswith("_")})
+    at_once = model.predict(query)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    alone = model.predict(query)
+    for name in ("proba", "embedding", "rejection"):
+        np.testing.assert_allclose(getattr(at_once, name), getattr(alone, name), atol=1e-5)
+
+
+def test_an_error_in_a_thread_is_raised_and_threads_are_given_back(two_threads):
+    def judge(_, piece):
+        if piece == 3:
+            raise KeyError("three")
+        return piece
+
+    said = sweep.here(judge, None, range(9))
+    with pytest.raises(KeyError, match="three"):
+        list(said)
+    assert torch.get_num_threads() == 2
+    assert list(sweep.here(lambda _, piece: piece, None, range(9))) == list(range(9))  # in order

@@ -93,8 +93,9 @@ class Backed:
         return cells if filled.all() else note(cells, f"{left} of the query without a count left out")
 
     def _blocks(self, matched: Cells, watch: Callable[[int], None]) -> Iterator[sp.csr_matrix]:
-        genes = sp.csr_matrix(matched.counts)
+        genes = sp.csc_matrix(matched.counts)
         as_is = genes.shape[0] == genes.shape[1] and (genes != sp.identity(genes.shape[0])).nnz == 0
+        alone = (np.diff(genes.indptr) == 1).all() and (genes.data == 1).all()  # no gene is a sum of others
         with opened(self.path) as file:
             matrix = _Matrix(file[self.where])
             for start in range(0, matched.n_source, _AT_ONCE):
@@ -103,7 +104,9 @@ class Backed:
                     raise not_counts(f"query, {self.name}", problem)
                 np.rint(values.data, out=values.data)
                 values.eliminate_zeros()
-                yield values if as_is else values @ genes
+                if not as_is:  # by columns and back, which leaves the genes of each cell sorted
+                    values = (values.tocsc()[:, genes.indices] if alone else values @ genes.tocsr()).tocsr()
+                yield values
                 watch(values.shape[0])
 
 
