@@ -68,6 +68,7 @@ def test_round_trip_keeps_regions_instances_and_images(tmp_path, capsys, places)
     REFERENCE.write_h5ad(tmp_path / "reference.h5ad")
     query = path / "tables" / "table"
     words = ["annotate", query, "--reference", tmp_path / "reference.h5ad", "--output", output, "--method", "logistic"]
+    words += ["--report", tmp_path / "report.html"]
     assert main(list(map(str, words))) == 0, capsys.readouterr().err
     before, after = spatialdata.read_zarr(path), spatialdata.read_zarr(output)
     old, new = before.tables["table"], after.tables["table"]

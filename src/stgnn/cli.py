@@ -124,8 +124,9 @@ def _annotate(
         )
         if not is_first_process():
             return
+        result = platforms.result_in(output, query)
         if report is not None:
-            annotated = platforms.read(output, "output")
+            annotated = platforms.read(result, "output")
             known = None if reference is None else platforms.read(reference, "reference", um_per_unit=um_per_unit)
             write_report(
                 annotated,
@@ -139,7 +140,7 @@ def _annotate(
                 reference_layer=reference_layer,
                 recover_counts=recover_counts,
             )
-    _summarise(output, key_added, [path for path in (output, report, save_model) if path is not None])
+    _summarise(result, key_added, [path for path in (output, report, save_model) if path is not None])
 
 
 @_cli.command("demo", short_help="Annotate a MERFISH section that ships with the package.")
@@ -365,11 +366,11 @@ def _one_line(error: click.UsageError) -> str:
     return " ".join(f"{argument}: expected {expected}; found {found}".split())
 
 
-def _summarise(output: Path, key: str, paths: list[Path]) -> None:
+def _summarise(result: Path, key: str, paths: list[Path]) -> None:
     """Say on stdout what came out."""
     from stgnn.data.backed import read_called
 
-    called, confidence, types = read_called(output, key)
+    called, confidence, types = read_called(result, key)
     unknown = int((called == UNKNOWN).sum())
     say(
         ("cells", f"{len(called):,}"),

@@ -21,7 +21,7 @@ from stgnn.data.schema import SOURCE_KEY, SPATIAL_KEY, FileError, InputError
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["FOLDERS", "layouts", "read", "section_key_of", "write"]
+__all__ = ["FOLDERS", "layouts", "read", "result_in", "section_key_of", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -127,10 +127,22 @@ def write(adata: AnnData, path: str | Path, source: str | Path) -> None:
     FileError
         If it cannot be written; nothing is left behind then.
     """
-    if Path(path).suffix == ".zarr" and spatialdata.looks_like(Path(source)):
+    if result_in(path, source) != Path(path):
         spatialdata.write(adata, path, source)
     else:
         write_atomically(adata, path)
+
+
+def result_in(path: str | Path, source: str | Path) -> Path:
+    """Where a result that :func:`write` wrote can be read: the path, or the table in it that was annotated.
+
+    Examples
+    --------
+    >>> result_in("annotated.h5ad", "section.h5ad").name
+    'annotated.h5ad'
+    """
+    path, source = Path(path), Path(source)
+    return spatialdata.table_in(path, source) if path.suffix == ".zarr" and spatialdata.looks_like(source) else path
 
 
 def layouts() -> str:

@@ -42,6 +42,12 @@ def _split(path: Path) -> tuple[Path, str | None]:
     return (path.parent.parent, path.name) if path.parent.name == "tables" else (path, None)
 
 
+def table_in(path: Path, source: Path) -> Path:
+    """Where the table that was read from a source lies in a copy of its store."""
+    store, name = _split(source)
+    return path / "tables" / (name or next(part.name for part in (store / "tables").iterdir() if part.is_dir()))
+
+
 def read(path: Path) -> AnnData:
     """Read a table.
 
