@@ -24,6 +24,7 @@ from stgnn.data.cells import Cells, align, read_query, read_reference
 from stgnn.data.resolution import resolution_of
 from stgnn.data.schema import CoordinatesError, InputError, OptionError
 from stgnn.data.simulated_spots import SpotDesign, simulate_spots
+from stgnn.data.subset import informative
 from stgnn.data.toy import toy
 from stgnn.methods import DECONVOLVERS, deconvolver
 from stgnn.methods.base import Annotator, load
@@ -185,7 +186,7 @@ def test_effects_of_the_platform_are_told_from_shares():
 def test_few_genes_are_enough():
     profiles, _, _ = mixed()
     flat = np.full((4, 30), 0.02)
-    assert set(mixtures.informative(np.hstack([flat, profiles]), 20)) <= set(range(30, 80))
+    assert set(informative(np.hstack([flat, profiles]), 20)) <= set(range(30, 80))
 
 
 def test_counts_beyond_the_mixture_are_unexplained():

@@ -10,6 +10,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.special import softmax
 
+from stgnn.data.subset import pooled
+
 CLIP = 10.0
 """Standardised values are cut here: a rare gene in one cell must not outweigh a hundred others."""
 
@@ -211,12 +213,6 @@ def profiles(counts: sp.csr_matrix, labels: np.ndarray, n_types: int, shrink: fl
     sums = pooled(counts, labels, n_types)
     overall = sums.sum(0) / sums.sum()
     return (sums / np.maximum(sums.sum(1, keepdims=True), 1) + shrink * overall) / (1 + shrink)
-
-
-def pooled(counts: sp.csr_matrix, labels: np.ndarray, n_types: int) -> np.ndarray:
-    """Summed counts of the cells of each type (types, genes)."""
-    one_hot = sp.csr_array((np.ones(len(labels)), (labels, np.arange(len(labels)))), shape=(n_types, len(labels)))
-    return np.asarray((one_hot @ counts).todense(), dtype=float)
 
 
 def profile_scores(counts: sp.csr_matrix, rates: np.ndarray, dispersion: float = 2.0, levels: int = 256) -> np.ndarray:

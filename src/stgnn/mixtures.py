@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from stgnn.data.subset import informative
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -82,7 +84,7 @@ def deconvolve(counts: sp.csr_matrix, profiles: Float[np.ndarray, "c all"], disp
     dispersion
         :math:`\theta`; the larger, the more like Poisson.
     """
-    genes = informative(profiles)
+    genes = informative(profiles, MOST_GENES)
     counts = counts[:, genes]
     plain = profiles[:, genes] / profiles[:, genes].sum(1, keepdims=True)
     seen = np.asarray(counts.sum(0), dtype=float).ravel()
@@ -93,12 +95,6 @@ def deconvolve(counts: sp.csr_matrix, profiles: Float[np.ndarray, "c all"], disp
         rates /= rates.sum(1, keepdims=True)
         abundance = fit(counts, rates, dispersion, _STEPS, abundance)
     return Mixtures(genes, abundance, rates)
-
-
-def informative(profiles: Float[np.ndarray, "c g"], most: int = MOST_GENES) -> Int[np.ndarray, " g"]:
-    """Genes, ascending, whose profiles differ most between types, by the variance of their square roots."""
-    spread = np.sqrt(profiles).var(0)
-    return np.sort(np.argsort(-spread, kind="stable")[:most])
 
 
 def fit(

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import log_softmax, softmax
 
 from stgnn import experts, shallow
+from stgnn.data.subset import pooled
 from stgnn.standins import stratified
 from stgnn.train import shared
 
@@ -126,7 +127,7 @@ def recount(
     student = shallow.Profiles(rates, 1.0)
     for _ in range(rounds):
         sure = np.flatnonzero(experts.confident(joint, COUNTED))
-        counted = experts.pooled(cells.counts[sure], joint[sure].argmax(1), len(rates)) + PRIOR_COUNTS * rates
+        counted = pooled(cells.counts[sure], joint[sure].argmax(1), len(rates)) + PRIOR_COUNTS * rates
         own = experts.with_ambient(counted, ambient, AMBIENT)
         scores = experts.profile_scores(cells.counts, own)
         student = shallow.Profiles(own, experts.temperature(scores, expected))

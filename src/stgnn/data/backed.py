@@ -13,7 +13,16 @@ import scipy.sparse as sp
 
 from stgnn.data.cells import Cells, check_key_added, of_counts
 from stgnn.data.columns import in_micrometres, read_coords, read_sections, reading_notes
-from stgnn.data.counts import Candidate, Found, find_candidates, find_problem, not_counts, to_csr
+from stgnn.data.counts import (
+    Candidate,
+    Found,
+    find_candidates,
+    find_problem,
+    found_in,
+    not_counts,
+    round_counts,
+    to_csr,
+)
 from stgnn.data.files import SUFFIXES, damaged
 from stgnn.data.platforms import section_key_of, stereoseq
 from stgnn.data.schema import EXPRESSION_KEY, SPATIAL_KEY, CountsError, StgnnError, confidence_key, number_of
@@ -102,8 +111,7 @@ class Backed:
                 values = to_csr(matrix[start : min(start + _AT_ONCE, matched.n_source)])
                 if problem := find_problem(values, self.cells.genes):
                     raise not_counts(f"query, {self.name}", problem)
-                np.rint(values.data, out=values.data)
-                values.eliminate_zeros()
+                round_counts(values)
                 if not as_is:  # by columns and back, which leaves the genes of each cell sorted
                     values = (values.tocsc()[:, genes.indices] if alone else values @ genes.tocsr()).tocsr()
                 yield values
@@ -116,8 +124,10 @@ def stays(path: Path, least: int) -> bool:
         return False
     try:
         with opened(path) as file:
+            if _n_obs(file) <= least:  # first: of most files nothing else need be read
+                return False
             skeleton = cast("AnnData", _Skeleton(file))
-            if skeleton.n_obs <= least or EXPRESSION_KEY in skeleton.uns or stereoseq.looks_like(skeleton):
+            if EXPRESSION_KEY in skeleton.uns or stereoseq.looks_like(skeleton):
                 return False
             candidates = find_candidates(skeleton, None, "query")
             return all(candidate.matrix.by_cells for candidate in candidates)
@@ -167,12 +177,7 @@ def _first_counts(candidates: list[Candidate]) -> tuple[Candidate, str]:
     for candidate in candidates:
         problem = find_problem(to_csr(candidate.matrix[:_AT_ONCE]), candidate.var.index)
         if not problem:
-            skipped = candidates[0].name
-            obvious = candidate.name == skipped
-            return (
-                candidate,
-                "" if obvious else f"counts taken from {candidate.name}, since {skipped} does not hold counts",
-            )
+            return candidate, found_in(candidate.name, candidates)
         first = first or problem
     raise not_counts(f"query, {candidates[0].name}", first)
 
@@ -275,4 +280,8 @@ class _Skeleton:
         self.X = _matrix(file["X"]) if "X" in file else None
         has_raw = "raw" in file and file["raw"].attrs.get("encoding-type") == "raw"
         self.raw = _Raw(file["raw"]) if has_raw else None
-        self.n_obs = len(file["obs"][file["obs"].attrs["_index"]])
+        self.n_obs = _n_obs(file)
+
+
+def _n_obs(file: Any) -> int:
+    return len(file["obs"][file["obs"].attrs["_index"]])

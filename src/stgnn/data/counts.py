@@ -91,19 +91,26 @@ def find_counts(adata: AnnData, layer: str | None, argument: str, *, recover_cou
         values = to_csr(matrix)
         problem = find_problem(values, var.index)
         if not problem:
-            np.rint(values.data, out=values.data)
-            values.eliminate_zeros()
-            skipped = candidates[0].name
-            obvious = name == skipped
-            return Found(
-                values, var, "" if obvious else f"counts taken from {name}, since {skipped} does not hold counts"
-            )
+            round_counts(values)
+            return Found(values, var, found_in(name, candidates))
         if first_values is None:
             first_values, first_problem = values, problem
     name, _, var = candidates[0]
     if recover_counts and first_values is not None:
         return Found(recover(first_values, f"{argument}, {name}"), var, f"counts recovered from the values in {name}")
     raise not_counts(f"{argument}, {name}", first_problem)
+
+
+def round_counts(values: sp.csr_matrix) -> None:
+    """Take the float noise of an export off counts, in place."""
+    np.rint(values.data, out=values.data)
+    values.eliminate_zeros()
+
+
+def found_in(name: str, candidates: list[Candidate]) -> str:
+    """Sentence on where counts were found, if that is not the first place that was looked at; else empty."""
+    skipped = candidates[0].name
+    return "" if name == skipped else f"counts taken from {name}, since {skipped} does not hold counts"
 
 
 def not_counts(where: str, problem: str) -> CountsError:

@@ -13,6 +13,8 @@ from stgnn.data.genes import VAR_NAMES, merge_duplicates
 from stgnn.data.schema import CountsError, LabelsError, number_of
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from stgnn.data.cells import Cells
 
 logger = logging.getLogger(__name__)
@@ -126,10 +128,19 @@ def focus(reference: Cells, query: Cells, most: int = MOST_GENES) -> tuple[Cells
     """
     if len(reference.genes) <= most or reference.labels is None:
         return reference, query
-    n = len(reference)
-    one_hot = sp.csr_array((np.ones(n), (reference.labels, np.arange(n))), shape=(len(reference.types), n))
-    sums = np.asarray((one_hot @ reference.counts).todense(), dtype=float)
-    spread = np.sqrt(sums / np.maximum(sums.sum(1, keepdims=True), 1)).var(0)
-    kept = reference.genes[np.sort(np.argsort(-spread, kind="stable")[:most])]
+    sums = pooled(reference.counts, reference.labels, len(reference.types))
+    kept = reference.genes[informative(sums / np.maximum(sums.sum(1, keepdims=True), 1), most)]
     sentence = f"{most:,} of {len(reference.genes):,} shared genes kept: those that differ most between types"
     return take(reference, kept), note(take(query, kept), sentence)
+
+
+def pooled(counts: sp.csr_matrix, labels: np.ndarray, n_types: int) -> np.ndarray:
+    """Summed counts of the cells of each type (types, genes)."""
+    one_hot = sp.csr_array((np.ones(len(labels)), (labels, np.arange(len(labels)))), shape=(n_types, len(labels)))
+    return np.asarray((one_hot @ counts).todense(), dtype=float)
+
+
+def informative(profiles: Float[np.ndarray, "c g"], most: int) -> Int[np.ndarray, " g"]:
+    """Genes, ascending, whose profiles differ most between types, by the variance of their square roots."""
+    spread = np.sqrt(profiles).var(0)
+    return np.sort(np.argsort(-spread, kind="stable")[:most])

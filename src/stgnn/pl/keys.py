@@ -79,6 +79,13 @@ def read_confidence(adata: AnnData, key: str) -> np.ndarray:
     return np.nan_to_num(np.asarray(column, dtype=np.float64))
 
 
+def section_codes(adata: AnnData, section_key: str | None) -> np.ndarray:
+    """Number of each cell's section (cells,); all of one without ``section_key``."""
+    if section_key is None:
+        return np.zeros(adata.n_obs, dtype=np.int64)
+    return np.unique(obs_column(adata, "section_key", section_key).astype(str), return_inverse=True)[1]
+
+
 def obs_column(adata: AnnData, argument: str, name: str, hint: str = "") -> Any:
     """Column of ``obs``.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stgnn.data.schema import KEY_ADDED, InputError, check_at_least, check_seed, nearest
-from stgnn.pl.keys import new_axes, obs_column, read_types
+from stgnn.pl.keys import new_axes, read_types, section_codes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -95,9 +95,7 @@ def neighbourhood_enrichment(
             hint=f"{near}; run stgnn.pp.knn_graph first",
         )
     graph = sp.coo_matrix(adata.obsp[name])
-    section = np.zeros(adata.n_obs, dtype=np.int64)
-    if section_key is not None:
-        section = np.unique(obs_column(adata, "section_key", section_key).astype(str), return_inverse=True)[1]
+    section = section_codes(adata, section_key)
     present, code = np.unique(assigned.code, return_inverse=True)
     number, mean, spread = links(code, graph.row, graph.col, section, n_permutations, random_state)
     score = np.divide(number - mean, spread, out=np.zeros(mean.shape), where=spread > 0)

@@ -17,7 +17,7 @@ from stgnn.data.schema import (
     check_option,
 )
 from stgnn.pl.colors import type_colors
-from stgnn.pl.keys import Assigned, new_axes, obs_column, read_places, read_types
+from stgnn.pl.keys import Assigned, new_axes, read_places, read_types, section_codes
 from stgnn.pl.maps import type_legend
 
 if TYPE_CHECKING:
@@ -160,9 +160,7 @@ def composition_by_distance(
     assigned = read_types(adata, key)
     check_option("from_type", from_type, assigned.names)
     _, coords = read_places(adata, spatial_key, None, None)
-    section = np.zeros(adata.n_obs, dtype=int)
-    if section_key is not None:
-        section = np.unique(obs_column(adata, "section_key", section_key).astype(str), return_inverse=True)[1]
+    section = section_codes(adata, section_key)
     own = assigned.code == assigned.names.index(from_type)
     far = distance_from(coords, section, own)
     rows = np.flatnonzero(np.isfinite(far) & ~own)
