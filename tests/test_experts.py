@@ -56,6 +56,21 @@ def test_harmony_leaves_one_batch_as_it_is():
     np.testing.assert_allclose(same, x, atol=0.05)
 
 
+def test_the_objective_of_diverse_clusters_is_distance_entropy_and_diversity():
+    x, batch, _ = two_batches()
+    unit, hot = experts.row_unit(x.astype(np.float32)), np.eye(2, dtype=np.float32)[batch]
+    rng, share, theta, sigma = np.random.default_rng(0), hot.mean(0), 2.0, 0.1
+    member = rng.dirichlet(np.ones(7), len(x)).astype(np.float32)
+    member, centres, objective = experts._diverse_clusters(unit, member, unit[:7], hot, share, theta, sigma, rng)
+    distance, observed = 2 * (1 - unit @ centres.T), member.T @ hot
+    expected = observed.sum(1, keepdims=True) * share
+    diversity = observed * np.log((observed + 1) / (expected + 1))
+    entropy = member * np.log(np.maximum(member, 1e-30))
+    direct = (member * distance).sum() + sigma * entropy.sum() + sigma * theta * diversity.sum()
+    np.testing.assert_allclose(objective, direct, rtol=1e-4)
+    np.testing.assert_allclose(member.sum(1), 1, rtol=1e-5)
+
+
 def test_profile_scores_between_levels_are_those_of_every_cell_by_itself():
     rng = np.random.default_rng(0)
     rates = rng.dirichlet(np.full(30, 0.3), 4)

@@ -94,7 +94,7 @@ def convene(reference: Cells, query: Cells, random_state: int) -> Council:
     # among the alignments, since two processes then have about as much to do, what context gains included
     work.insert(1, partial(_profiles, reference, query, on_platform=True))
     work.append(partial(_profiles, reference, query, on_platform=False))
-    first, platform, *others, plain = shared(work)
+    first, platform, *others, plain = shared(work, threads=True)
     aligned = [first, *others]
     council: dict[str, shallow.Expert] = {"profiles": plain[0], "profiles, platform": platform[0]}
     said = {"profiles": plain[1], "profiles, platform": platform[1]}

@@ -165,29 +165,43 @@ def _diverse_clusters(
     sigma: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Soft k-means with the diversity penalty, updated in random blocks of a twentieth of the cells."""
+    r"""Soft k-means with the diversity penalty, updated block by block, a random twentieth of the cells each.
+
+    As :math:`R_{nk} = e^{-d_{nk}/\sigma} P_{kb} / Z_n`, distances and entropy sum to
+    :math:`\sigma (\sum_{nk} R_{nk} \log P_{kb} - \sum_n \log Z_n)`, so that no logarithm of R is taken.
+    """
+    order = rng.permutation(len(unit))  # blocks lie together, so that all is done in place
+    unit, member, one_hot = unit[order], member[order], one_hot[order]
+    blocks = [slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(len(unit)), 20) if len(part)]
+    penalties = np.empty((blocks[0].stop, member.shape[1]), dtype=np.float32)
     before = np.inf
     objective = np.inf
     for _ in range(20):
         centres = row_unit(member.T @ unit)
-        distance = 2 * (1 - unit @ centres.T)
+        near = (2 / sigma) * centres.T
+        inertia = 2 / sigma * len(unit)
         observed = member.T @ one_hot
-        kernel = np.exp(-distance / sigma)
-        for block in np.array_split(rng.permutation(len(unit)), 20):
-            observed -= member[block].T @ one_hot[block]
+        for block in blocks:
+            own, fresh = one_hot[block], member[block]
+            observed -= fresh.T @ own
             expected = observed.sum(1, keepdims=True) * share
             penalty = ((expected + 1) / (observed + 1)) ** theta
-            fresh = kernel[block] * (one_hot[block] @ penalty.T)
-            member[block] = fresh / np.maximum(fresh.sum(1, keepdims=True), 1e-30)
-            observed += member[block].T @ one_hot[block]
-        entropy = (member * np.log(member + 1e-12)).sum()
+            np.exp(np.matmul(unit[block], near, out=fresh), out=fresh)
+            fresh *= np.matmul(own, penalty.T, out=penalties[: len(own)])
+            total = np.maximum(fresh.sum(1, keepdims=True), 1e-30)
+            fresh /= total
+            held = fresh.T @ own
+            observed += held
+            inertia += float((held * np.log(penalty)).sum() - np.log(total).sum(dtype=np.float64))
         expected = observed.sum(1, keepdims=True) * share
-        diversity = (observed * np.log((observed + 1) / (expected + 1))).sum()
-        objective = float((member * distance).sum() + sigma * entropy + sigma * theta * diversity)
+        diversity = float((observed * np.log((observed + 1) / (expected + 1))).sum())
+        objective = sigma * (inertia + theta * diversity)
         if abs(before - objective) < 1e-5 * abs(before):
             break
         before = objective
-    return member, centres, objective
+    back = np.empty_like(member)
+    back[order] = member
+    return back, centres, objective
 
 
 def _remove_offsets(original: np.ndarray, member: np.ndarray, one_hot: np.ndarray, ridge: float) -> np.ndarray:

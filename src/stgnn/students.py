@@ -28,6 +28,8 @@ COUNTED, PRIOR_COUNTS, AMBIENT = 0.8, 500.0, 0.02
 """Share of the cells of each guessed type that a profile is counted on, weight of the reference's, share of ambient."""
 
 N_COMPONENTS, CELLS_PER_CLUSTER, MOST_CLUSTERS, CLUSTERINGS = 30, 20, 400, 10
+CELLS_TO_START = 5
+"""Cells for each cluster among which its first centre is chosen."""
 
 
 def study(
@@ -165,12 +167,20 @@ def consensus(posterior: Float[np.ndarray, "n c"], view: shallow.View, random_st
     wanted = min(wanted, len(np.unique(some, axis=0)))
 
     def clustered(seed: int) -> tuple[np.ndarray, np.ndarray]:
-        centres = KMeans(wanted, n_init=1, max_iter=20, random_state=seed).fit(some).cluster_centers_
+        centres = KMeans(wanted, init=_start, n_init=1, max_iter=20, random_state=seed).fit(some).cluster_centers_
         return centres, shallow.cluster_means(posterior, shallow.nearest(parts, centres), wanted)
 
     seeds = [int(rng.integers(2**31)) for _ in range(CLUSTERINGS)]
-    centres, said = zip(*shared([partial(clustered, seed) for seed in seeds]), strict=True)
+    centres, said = zip(*shared([partial(clustered, seed) for seed in seeds], threads=True), strict=True)
     return shallow.Clusters(axes, np.stack(centres).astype(np.float32), np.stack(said).astype(np.float32))
+
+
+def _start(parts: np.ndarray, wanted: int, random_state: np.random.RandomState) -> np.ndarray:
+    """Centres to start from, by k-means++ among a few cells for each: among all it would cost most of the time."""
+    from sklearn.cluster import kmeans_plusplus
+
+    some = random_state.permutation(len(parts))[: CELLS_TO_START * wanted]
+    return kmeans_plusplus(parts[some], wanted, random_state=random_state)[0]
 
 
 def nearest_consensus(clusters: shallow.Clusters, members: Int[np.ndarray, "r n"], share: float) -> shallow.Clusters:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import operator
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -14,6 +13,7 @@ import numpy as np
 
 from stgnn.data.stored import StoredCounts, StoredRows, table_beside
 from stgnn.standins import take
+from stgnn.threads import MOST_AT_ONCE, at_once, by_threads
 from stgnn.unknown import Common
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 
 _AT_ONCE = 25_000
-
-MOST_AT_ONCE = 4
-"""Pieces that are judged at once: each takes some hundred megabytes."""
 
 
 @dataclass(frozen=True)
@@ -134,42 +131,13 @@ class Each(Protocol):
 
 
 def here(judge: Callable[[Any, P], Said], model: Any, pieces: Iterable[P]) -> Iterator[Said]:
-    """Judge pieces in this process, several at once: threads at pieces of their own wait less than many at one."""
-    import torch
-
-    threads, rest = min(torch.get_num_threads(), MOST_AT_ONCE), iter(pieces)
+    """Judge pieces in this process, several at once."""
+    rest = iter(pieces)
     first = list(islice(rest, 2))
-    if len(first) < 2 or threads < 2:
-        return map(partial(judge, model), chain(first, rest))
-    return _by_threads(partial(judge, model), chain(first, rest), threads)
-
-
-def _by_threads(judge: Callable[[P], Said], pieces: Iterable[P], threads: int) -> Iterator[Said]:
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    before, waiting = torch.get_num_threads(), deque[Future[Said]]()
-    # limits of BLAS are the process's and are put back; OpenMP's are each thread's own and end with it
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads, initializer=_alone) as pool:
-        try:
-            for piece in pieces:
-                waiting.append(pool.submit(judge, piece))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(before)
-
-
-def _alone() -> None:
-    """Have what a thread calls use no other threads."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    torch.set_num_threads(1)
-    threadpool_limits(1, user_api="openmp")
+    work = (partial(judge, model, piece) for piece in chain(first, rest))
+    if len(first) < 2 or (threads := at_once(MOST_AT_ONCE)) < 2:
+        return map(operator.call, work)
+    return by_threads(work, threads)
 
 
 def runs(n: int) -> Iterator[slice]:

@@ -202,7 +202,7 @@ def _audition(
     work: list[Callable[[], Any]] = [partial(_heard, kept, target, random_state) for kept, target, _ in pairs]
     if context:
         work.append(partial(context_gain, reference, query, council.scale, random_state))
-    results = shared(work)
+    results = shared(work, threads=True)
     for (_, _, truth), said in zip(pairs, results, strict=False):
         logs = [floored(said[name]) for name in council.log_probas]
         own = [floored(said[name]) for name in council.experts]

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stgnn.data.schema import OptionError
+from stgnn.threads import at_once, by_threads
 
 logger = logging.getLogger(__name__)
 
@@ -257,29 +258,44 @@ def fingerprint(arrays: list[np.ndarray], words: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def shared(work: Sequence[Callable[[], T]]) -> list[T]:
+def shared(work: Sequence[Callable[[], T]], *, threads: bool = False) -> list[T]:
     """Results of pieces of work that do not depend on one another, in order; processes under torchrun share them.
 
     Every process must ask for the same work, and is told all results. Within a piece of work nothing more is shared.
+
+    Parameters
+    ----------
+    work
+        What is to be done.
+    threads
+        Whether threads share it, too: only for work that does not draw from torch's generator, which is all threads'.
 
     Examples
     --------
     >>> shared([lambda: 1, lambda: 2])
     [1, 2]
     """
-    rank, world = _world()
-    if world == 1:
+    if _ALONE.get():
         return list(map(operator.call, work))
+    rank, world = _world()
     first = sum(_DEALT) % world  # who comes next: else the first process would have all that is left over
     _DEALT.append(len(work))
+    numbers = range((rank - first) % world, len(work), world)
     token = _ALONE.set(True)
     try:
-        own = {number: work[number]() for number in range((rank - first) % world, len(work), world)}
+        own = _done([work[number] for number in numbers], threads=threads)
     finally:
         _ALONE.reset(token)
+    if world == 1:
+        return own
     everyone: list[Any] = [None] * world
-    dist.all_gather_object(everyone, own)
+    dist.all_gather_object(everyone, dict(zip(numbers, own, strict=True)))
     return [everyone[(number + first) % world][number] for number in range(len(work))]
+
+
+def _done(work: Sequence[Callable[[], T]], *, threads: bool) -> list[T]:
+    several = at_once(len(work)) if threads else 1
+    return list(by_threads(work, several)) if several > 1 else list(map(operator.call, work))
 
 
 def is_first_process() -> bool:
