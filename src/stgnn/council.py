@@ -31,7 +31,7 @@ CONTEXT = (((6, 30, 150), 0.01, 1), ((15, 60), 0.05, 0))
 """Context experts: sizes of the neighbourhoods they see, inverse penalty, balance of types."""
 
 ALIGNMENTS = 3
-"""Harmony's result depends on where its clusters start: that many starts are averaged."""
+"""Harmony's result depends on where its clusters start: that many starts are averaged, for the query itself."""
 
 AROUND_GUESSES = (8, 30, 100)
 """Sizes of the neighbourhoods whose first guesses a second regression sees."""
@@ -87,10 +87,12 @@ def weighted_standardise(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.clip((values - mean) / (spread + 1e-3), -experts.CLIP, experts.CLIP).astype(np.float32)
 
 
-def convene(reference: Cells, query: Cells, random_state: int) -> Council:
-    """Fit every expert and let it judge the query."""
+def convene(reference: Cells, query: Cells, random_state: int, *, alignments: int = ALIGNMENTS) -> Council:
+    """Fit every expert, those after an alignment from so many starts, and let it judge the query."""
     labels, n_types = labels_of(reference), len(reference.types)
-    work: list[Callable[[], tuple[Any, np.ndarray]]] = list(_after_alignment(reference, query, random_state))
+    work: list[Callable[[], tuple[Any, np.ndarray]]] = list(
+        _after_alignment(reference, query, random_state, alignments)
+    )
     # among the alignments, since two processes then have about as much to do, what context gains included
     work.insert(1, partial(_profiles, reference, query, on_platform=True))
     work.append(partial(_profiles, reference, query, on_platform=False))
@@ -125,7 +127,7 @@ def _profiles(reference: Cells, query: Cells, *, on_platform: bool) -> tuple[sha
 
 
 def _after_alignment(
-    reference: Cells, query: Cells, random_state: int
+    reference: Cells, query: Cells, random_state: int, alignments: int
 ) -> list[Callable[[], tuple[np.ndarray, np.ndarray]]]:
     """Work: a vote and a regression on principal components that Harmony aligns, for each of its random starts."""
     labels, n_types, n = labels_of(reference), len(reference.types), len(reference)
@@ -141,7 +143,7 @@ def _after_alignment(
         vote = experts.vote(near, labels, far, n_types)
         return vote, experts.logistic(near, labels, far, n_types, C=0.3, balanced=True)
 
-    return [partial(judged, start) for start in range(ALIGNMENTS)]
+    return [partial(judged, start) for start in range(alignments)]
 
 
 def _contextual(

@@ -216,7 +216,8 @@ def _audition(
 
 
 def _heard(reference: Cells, query: Cells, random_state: int) -> dict[str, np.ndarray]:
-    return convene(reference, query, random_state).log_probas
+    # the weights of experts hardly depend on it, and most of the time of small queries would go into it
+    return convene(reference, query, random_state, alignments=1).log_probas
 
 
 def stack(log_probas: list[np.ndarray], labels: np.ndarray, n_types: int, penalty: float = 0.02) -> np.ndarray:
