@@ -12,10 +12,10 @@ import pytest
 from stgnn import tl
 from stgnn.data.cells import Cells, align, read_query, read_reference
 from stgnn.data.toy import toy
-from stgnn.methods import ANNOTATORS, annotator, name_of
+from stgnn.methods import ANNOTATORS, OPTIONS, annotator, name_of
 from stgnn.methods.base import RUNTIME, Annotator, load, saved_fields
 
-METHODS = list(ANNOTATORS)
+METHODS = [name for name in ANNOTATORS if name not in OPTIONS]
 SECTION = "section"
 
 SAME_LABELS = {"logistic": 1.0, "logistic-neighbours": 1.0}

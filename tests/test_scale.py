@@ -12,7 +12,7 @@ from anndata import AnnData
 from click.testing import CliRunner
 
 from refusals import refusal
-from stgnn import sweep
+from stgnn import sweep, tl
 from stgnn.bench import methods as bench_methods
 from stgnn.bench import report, scale, tissue
 from stgnn.bench.run import run
@@ -23,8 +23,9 @@ from stgnn.data.toy import toy
 from stgnn.graph.build import spatial_knn
 from stgnn.graph.sample import pieces, tiles
 from stgnn.lesson import Look
+from stgnn.methods import OPTIONS, annotator, deconvolver, name_of
 from stgnn.methods.spatial_transformer_gnn import SpatialTransformerGNN
-from stgnn.standins import depths, patches, take
+from stgnn.standins import depths, known_from, patches, take
 
 SMALL = {"members": 1, "rounds": 1, "steps": 10}
 
@@ -92,6 +93,36 @@ def test_a_large_query_is_learned_from_in_patches(both):
     model = SpatialTransformerGNN(max_cells=200, **SMALL).fit(reference, query)
     found = model.predict(query)
     assert len(found.proba) == len(query)
+
+
+def test_a_large_reference_is_sampled_with_its_rare_types_unless_it_is_a_section(both):
+    reference = both[0]
+    counts = np.bincount(reference.labels)
+    some = known_from(reference, 60, 0)
+    assert 0.8 * 60 < len(some) <= 60
+    kept = np.bincount(some.labels, minlength=len(counts))
+    assert kept.min() >= min(counts.min(), 60 // len(counts)) and kept.max() < counts.max()
+    section = replace(reference, coords=np.random.default_rng(0).random((len(reference), 2)))
+    for cells, most in ((section, 60), (reference, len(reference))):
+        assert known_from(cells, most, 0) is cells
+
+
+def test_the_quick_method_is_the_same_with_less(both):
+    made = annotator("stgnn-quick")(**OPTIONS["stgnn-quick"])
+    whole = annotator("stgnn")()
+    assert type(made) is type(whole)
+    assert made.members < whole.members and made.rounds < whole.rounds and made.max_cells < whole.max_cells
+    assert name_of(type(made)) == "stgnn"
+    assert deconvolver("stgnn-quick") is deconvolver("stgnn")
+    assert vars(bench_methods.make(bench_methods.find("stgnn-quick")[0], seed=3)) == vars(replace(made, random_state=3))
+
+
+def test_the_quick_method_is_asked_for_by_its_name():
+    reference, query = toy(n_cells=100)
+    tl.annotate(query, reference, section_key="section", method="stgnn-quick", random_state=4)
+    said = query.uns["stgnn"]["parameters"]
+    asked = OPTIONS["stgnn-quick"] | {"method": "stgnn", "random_state": 4}
+    assert {name: said[name] for name in asked} == asked
 
 
 def test_patches_are_neighbourhoods_of_all_sections(both):

@@ -255,7 +255,7 @@ def _resolution(
     resolution: str, method: str | Annotator, query: Cells, reference: Cells, *, scaled: bool
 ) -> tuple[str, list[str]]:
     """Resolution that a method is asked for, and why, where it was for the data to decide."""
-    from stgnn.methods import ANNOTATORS, DECONVOLVERS
+    from stgnn.methods import ANNOTATORS, DECONVOLVERS, OPTIONS
 
     if isinstance(method, str):
         check_option("method", method, ANNOTATORS | DECONVOLVERS)
@@ -264,7 +264,7 @@ def _resolution(
     if method not in ANNOTATORS and method in DECONVOLVERS:
         return "spot", []
     found, why = resolution_of(query, reference, scaled=scaled)
-    if found == "spot" and method != "stgnn" and method not in DECONVOLVERS:
+    if found == "spot" and method not in ("stgnn", *OPTIONS, *DECONVOLVERS):
         return "cell", [f"resolution: cells, which is all that {method!r} knows"]
     return found, [why]
 
@@ -301,12 +301,12 @@ def _method(
     method: str | Annotator, resolution: str, checkpoint: str | Path | None, device: str, random_state: int
 ) -> Annotator:
     """Make a method from its name, or a fresh one like that given, so that nothing of the user's is changed."""
-    from stgnn.methods import annotator, deconvolver
+    from stgnn.methods import OPTIONS, annotator, deconvolver
     from stgnn.methods.base import Annotator
 
     settings: dict[str, str | int] = {}
     if isinstance(method, str):
-        made = (deconvolver if resolution == "spot" else annotator)(method)()
+        made = deconvolver(method)() if resolution == "spot" else annotator(method)(**OPTIONS.get(method, {}))
         settings = {"device": device, "random_state": random_state}
     elif isinstance(method, Annotator):
         made = method

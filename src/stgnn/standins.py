@@ -185,3 +185,13 @@ def learned_from(query: Cells, at_most: int, random_state: int) -> Cells:
     small = len(query) <= at_most
     rows = np.arange(len(query)) if small else patches(query, at_most, CELLS_PER_PATCH, random_state)
     return take(query, rows)
+
+
+def known_from(reference: Cells, at_most: int, random_state: int) -> Cells:
+    """A reference of up to so many cells, or a sample of a larger one, rare types whole as far as they fit.
+
+    A section is kept whole: cells of a sample would have other neighbours.
+    """
+    if reference.coords is not None or len(reference) <= at_most:
+        return reference
+    return take(reference, stratified(labels_of(reference), at_most, random_state))

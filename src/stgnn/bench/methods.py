@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from stgnn.bench.peers import GENE_SCRIPTS, SCRIPTS, SPOT_SCRIPTS
 from stgnn.data.schema import FileError, OptionError, nearest
-from stgnn.methods import ANNOTATORS, DECONVOLVERS, IMPUTERS, PREDICTORS, annotator, deconvolver, imputer, predictor
+from stgnn.methods import (
+    ANNOTATORS,
+    DECONVOLVERS,
+    IMPUTERS,
+    OPTIONS,
+    PREDICTORS,
+    annotator,
+    deconvolver,
+    imputer,
+    predictor,
+)
 
 if TYPE_CHECKING:
     from stgnn.methods.base import Annotator, ExpressionPredictor, Imputer
@@ -316,7 +326,8 @@ def read_interpreters(path: str | Path | None) -> dict[str, str]:
 
 def _method(name: str) -> Method:
     if name in ANNOTATORS:
-        return Method(name, name, group="ours" if name == OURS else "siblings")
+        ours = name == OURS or name in OPTIONS
+        return Method(name, name, dict(OPTIONS.get(name, {})), group="ours" if ours else "siblings")
     if name in ABLATIONS:
         return Method(f"{OURS}, {name}", _CLASSES.get(name, OURS), dict(ABLATIONS[name]), group="ablations")
     if name in PEERS:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 ANNOTATORS = {
     "stgnn": ("stgnn.methods.spatial_transformer_gnn", "SpatialTransformerGNN"),
+    "stgnn-quick": ("stgnn.methods.spatial_transformer_gnn", "SpatialTransformerGNN"),
     "mixture": ("stgnn.methods.mixture", "Mixture"),
     "logistic": ("stgnn.methods.linear", "LogisticRegression"),
     "logistic-neighbours": ("stgnn.methods.linear", "LogisticNeighbours"),
@@ -27,6 +28,9 @@ ANNOTATORS = {
     "scbignn": ("stgnn.methods.scbignn", "ScBiGnn"),
 }
 """Module and class of each method that annotates, by the name that users give it."""
+
+OPTIONS = {"stgnn-quick": {"members": 1, "rounds": 1, "max_cells": 8_000}}
+"""Options, other than the defaults, of methods that are another one in less time, by their names."""
 
 DECONVOLVERS = {
     "stgnn-spots": ("stgnn.methods.spot_transformer_gnn", "SpotTransformerGNN"),
@@ -84,7 +88,7 @@ def annotator(name: str) -> type[Annotator]:
 
 
 def deconvolver(name: str) -> type[Annotator]:
-    """Find the class of a method that gives spots shares of types; "stgnn" stands for "stgnn-spots".
+    """Find the class of a method that gives spots shares of types; "stgnn" and "stgnn-quick" stand for "stgnn-spots".
 
     Parameters
     ----------
@@ -106,7 +110,7 @@ def deconvolver(name: str) -> type[Annotator]:
     >>> deconvolver("stgnn").__name__
     'SpotTransformerGNN'
     """
-    return _class("stgnn-spots" if name == "stgnn" else name, DECONVOLVERS)
+    return _class("stgnn-spots" if name in ("stgnn", *OPTIONS) else name, DECONVOLVERS)
 
 
 def imputer(name: str) -> type[Imputer]:
@@ -176,5 +180,5 @@ def name_of(cls: type[Annotator | ExpressionPredictor | Imputer]) -> str | None:
     'logistic'
     """
     groups = (ANNOTATORS, DECONVOLVERS, PREDICTORS, IMPUTERS)
-    names = {place: name for group in groups for name, place in group.items()}
+    names = {place: name for group in groups for name, place in group.items() if name not in OPTIONS}
     return names.get((cls.__module__, cls.__name__))

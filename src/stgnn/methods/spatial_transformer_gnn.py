@@ -24,7 +24,7 @@ from stgnn.lesson import Layout, Lesson, Look, prepare, review, shape_arrays, sh
 from stgnn.methods.base import Annotator
 from stgnn.network import Network, Parts, Widths
 from stgnn.shallow import Clusters
-from stgnn.standins import labels_of, learned_from
+from stgnn.standins import known_from, labels_of, learned_from
 from stgnn.students import consensus, nearest_consensus, purity
 from stgnn.sweep import Each, Piece, Said, Sweep, Verdict, here, runs, space_in_words
 from stgnn.teacher import Teaching
@@ -83,7 +83,8 @@ class SpatialTransformerGNN(Annotator):
     steps
         Updates of each network in each round.
     max_cells
-        Query cells that are learned from; of a larger query, patches of tissue from all sections.
+        Cells that are learned from: of a larger query, patches of tissue from all sections; of a reference without
+        places, so many, rare types whole.
     cells_per_piece
         Cells that are judged at once; a larger query is cut into pieces of tissue, each with the cells around it.
     random_state
@@ -130,8 +131,8 @@ class SpatialTransformerGNN(Annotator):
         for name in ("max_cells", "cells_per_piece"):
             check_at_least(name, getattr(self, name), 1)
         self.genes_, self.types_ = reference.genes, reference.types
-        reference, query = self._see(reference), self._see(query)
-        query = learned_from(query, self.max_cells, self.random_state)
+        reference = known_from(self._see(reference), self.max_cells, self.random_state)
+        query = learned_from(self._see(query), self.max_cells, self.random_state)
         options = [(field.name, getattr(self, field.name)) for field in fields(self) if field.name != "checkpoint"]
         (folder,) = shared([partial(resume.folder_of, self.checkpoint, reference, query, options)])
         teaching = resume.teaching(
@@ -265,7 +266,8 @@ class SpatialTransformerGNN(Annotator):
         1
         """
         pruning.check(reference, query, self.genes_, self.types_)
-        reference, query = self._see(reference), learned_from(self._see(query), self.max_cells, self.random_state)
+        reference = known_from(self._see(reference), self.max_cells, self.random_state)
+        query = learned_from(self._see(query), self.max_cells, self.random_state)
         said, smaller = _say(self, Piece(query, len(query), Look.of(query))), copy(self)
         guess = softmax(said.joint * self.calm_ * self.temperature_, axis=1)
         trust, openness = cast(float, self.decisions_["trust"]), float(self.openness_ > 0)
