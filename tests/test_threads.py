@@ -34,12 +34,15 @@ def test_results_come_in_order_and_two_pieces_are_at_work_at_once():
     assert list(by_threads([partial(piece, number) for number in range(6)], 2)) == list(range(6))
 
 
-def test_work_sees_the_context_and_one_core():
+@pytest.mark.parametrize(("cores", "own"), [(1, 1), (2, 1), (5, 2)])
+def test_work_sees_the_context_and_its_part_of_the_cores(two_cores, cores, own):
+    torch.set_num_threads(cores)
     asked: ContextVar[int] = ContextVar("asked", default=0)
     asked.set(3)
     blas = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
     seen = list(by_threads([lambda: (asked.get(), torch.get_num_threads())] * 2, 2))
-    assert seen == [(3, 1)] * 2
+    assert seen == [(3, own)] * 2
+    assert torch.get_num_threads() == cores
     assert [pool for pool in threadpool_info() if pool["user_api"] == "blas"] == blas
 
 

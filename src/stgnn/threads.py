@@ -1,4 +1,4 @@
-"""Pieces of work that do not depend on one another, several at once, each on one core."""
+"""Pieces of work that do not depend on one another, several at once, each on cores of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -35,8 +36,10 @@ def by_threads(work: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
     from threadpoolctl import threadpool_limits
 
     before, waiting = torch.get_num_threads(), deque[Future[T]]()
+    cores = max(1, before // threads)
     # limits of BLAS are the process's and are put back; OpenMP's are each thread's own and end with it
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads, initializer=_alone) as pool:
+    limited, start = threadpool_limits(cores, user_api="blas"), partial(_keep_to, cores)
+    with limited, ThreadPoolExecutor(threads, initializer=start) as pool:
         try:
             for piece in work:
                 waiting.append(pool.submit(copy_context().run, piece))
@@ -49,10 +52,10 @@ def by_threads(work: Iterable[Callable[[], T]], threads: int) -> Iterator[T]:
             torch.set_num_threads(before)
 
 
-def _alone() -> None:
-    """Have what a thread calls use no other threads."""
+def _keep_to(cores: int) -> None:
+    """Have what a thread calls use so many cores."""
     import torch
     from threadpoolctl import threadpool_limits
 
-    torch.set_num_threads(1)
-    threadpool_limits(1, user_api="openmp")
+    torch.set_num_threads(cores)
+    threadpool_limits(cores, user_api="openmp")
