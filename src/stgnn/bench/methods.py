@@ -326,8 +326,7 @@ def read_interpreters(path: str | Path | None) -> dict[str, str]:
 
 def _method(name: str) -> Method:
     if name in ANNOTATORS:
-        ours = name == OURS or name in OPTIONS
-        return Method(name, name, dict(OPTIONS.get(name, {})), group="ours" if ours else "siblings")
+        return Method(name, name, dict(OPTIONS.get(name, {})), group="ours" if name == OURS else "siblings")
     if name in ABLATIONS:
         return Method(f"{OURS}, {name}", _CLASSES.get(name, OURS), dict(ABLATIONS[name]), group="ablations")
     if name in PEERS:
