@@ -29,7 +29,7 @@ def teaching(checkpoint: str | None, reference: Cells, query: Cells, *, selector
     """Return the teacher's word, from a former run on the same data where there is one."""
     if checkpoint is None:
         return teacher.teach(reference, query, selector=selector, random_state=random_state)
-    kept = fingerprint(_arrays_of(reference, query), repr((__version__, "two students", selector, random_state)))
+    kept = fingerprint(_arrays_of(reference, query), repr((__version__, "aligned once", selector, random_state)))
     file = Path(checkpoint) / f"teaching-{kept}.npz"
     found = Teaching.load(file)
     if found is None:
