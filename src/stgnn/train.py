@@ -281,9 +281,10 @@ def shared(work: Sequence[Callable[[], T]], *, threads: bool = False) -> list[T]
     first = sum(_DEALT) % world  # who comes next: else the first process would have all that is left over
     _DEALT.append(len(work))
     numbers = range((rank - first) % world, len(work), world)
+    todo, several = [work[number] for number in numbers], at_once(len(numbers)) if threads else 1
     token = _ALONE.set(True)
     try:
-        own = _done([work[number] for number in numbers], threads=threads)
+        own = list(by_threads(todo, several) if several > 1 else map(operator.call, todo))
     finally:
         _ALONE.reset(token)
     if world == 1:
@@ -291,11 +292,6 @@ def shared(work: Sequence[Callable[[], T]], *, threads: bool = False) -> list[T]
     everyone: list[Any] = [None] * world
     dist.all_gather_object(everyone, dict(zip(numbers, own, strict=True)))
     return [everyone[(number + first) % world][number] for number in range(len(work))]
-
-
-def _done(work: Sequence[Callable[[], T]], *, threads: bool) -> list[T]:
-    several = at_once(len(work)) if threads else 1
-    return list(by_threads(work, several)) if several > 1 else list(map(operator.call, work))
 
 
 def is_first_process() -> bool:
