@@ -46,3 +46,14 @@ def reference(toy_tissue: tuple[AnnData, AnnData]) -> AnnData:
 def query(toy_tissue: tuple[AnnData, AnnData]) -> AnnData:
     """Toy query, a copy for each test."""
     return toy_tissue[1].copy()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """As many threads as a laptop has at least, whatever the tests run with."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

@@ -206,14 +206,6 @@ def test_totals_of_made_cells_are_those_of_real_ones(real):
 # ---- several pieces at once
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_threads_at_pieces_of_their_own_say_what_one_says(two_threads, both, fitted):
     model, query = replace(fitted, cells_per_piece=60), both[1]
     vars(model).update({name: value for name, value in vars(fitted).items() if name.endswith("_")})

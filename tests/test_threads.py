@@ -15,15 +15,6 @@ from stgnn.threads import MOST_AT_ONCE, at_once, by_threads
 from stgnn.train import shared
 
 
-@pytest.fixture
-def two_cores():
-    """As many threads as a laptop has at least, whatever the tests run with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_results_come_in_order_and_two_pieces_are_at_work_at_once():
     both = threading.Barrier(2, timeout=20)  # which one alone would wait for in vain
 
@@ -35,7 +26,7 @@ def test_results_come_in_order_and_two_pieces_are_at_work_at_once():
 
 
 @pytest.mark.parametrize(("cores", "own"), [(1, 1), (2, 1), (5, 2)])
-def test_work_sees_the_context_and_its_part_of_the_cores(two_cores, cores, own):
+def test_work_sees_the_context_and_its_part_of_the_cores(two_threads, cores, own):
     torch.set_num_threads(cores)
     asked: ContextVar[int] = ContextVar("asked", default=0)
     asked.set(3)
@@ -60,13 +51,13 @@ def test_what_fails_is_heard_of_and_what_waits_is_not_begun():
     assert len(begun) < 50
 
 
-def test_no_more_at_once_than_pieces_cores_or_what_memory_allows(two_cores):
+def test_no_more_at_once_than_pieces_cores_or_what_memory_allows(two_threads):
     assert [at_once(n) for n in (0, 1, 2, 9)] == [1, 1, 2, 2]
     torch.set_num_threads(64)
     assert at_once(100) == MOST_AT_ONCE
 
 
-def test_threads_share_as_one_would_do_in_turn(two_cores):
+def test_threads_share_as_one_would_do_in_turn(two_threads):
     def draw(seed: int) -> np.ndarray:
         x = np.random.default_rng(seed).normal(size=(300, 40))
         return np.linalg.svd(x.T @ x)[1]
@@ -76,7 +67,7 @@ def test_threads_share_as_one_would_do_in_turn(two_cores):
         np.testing.assert_allclose(alone, together, rtol=1e-10)
 
 
-def test_within_shared_work_nothing_is_shared(two_cores):
+def test_within_shared_work_nothing_is_shared(two_threads):
     def inner() -> str:
         return threading.current_thread().name
 

@@ -255,7 +255,7 @@ def _resolution(
     resolution: str, method: str | Annotator, query: Cells, reference: Cells, *, scaled: bool
 ) -> tuple[str, list[str]]:
     """Resolution that a method is asked for, and why, where it was for the data to decide."""
-    from stgnn.methods import ANNOTATORS, DECONVOLVERS, OPTIONS
+    from stgnn.methods import ANNOTATORS, DECONVOLVERS, SPOTS_TOO
 
     if isinstance(method, str):
         check_option("method", method, ANNOTATORS | DECONVOLVERS)
@@ -264,7 +264,7 @@ def _resolution(
     if method not in ANNOTATORS and method in DECONVOLVERS:
         return "spot", []
     found, why = resolution_of(query, reference, scaled=scaled)
-    if found == "spot" and method not in ("stgnn", *OPTIONS, *DECONVOLVERS):
+    if found == "spot" and method not in (*SPOTS_TOO, *DECONVOLVERS):
         return "cell", [f"resolution: cells, which is all that {method!r} knows"]
     return found, [why]
 

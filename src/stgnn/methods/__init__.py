@@ -32,6 +32,9 @@ ANNOTATORS = {
 OPTIONS = {"stgnn-quick": {"members": 1, "rounds": 1, "max_cells": 8_000}}
 """Options, other than the defaults, of methods that are another one in less time, by their names."""
 
+SPOTS_TOO = ("stgnn", *OPTIONS)
+"""Names that stand for "stgnn-spots" where spots are asked for."""
+
 DECONVOLVERS = {
     "stgnn-spots": ("stgnn.methods.spot_transformer_gnn", "SpotTransformerGNN"),
     "nnls": ("stgnn.methods.nnls", "Nnls"),
@@ -110,7 +113,7 @@ def deconvolver(name: str) -> type[Annotator]:
     >>> deconvolver("stgnn").__name__
     'SpotTransformerGNN'
     """
-    return _class("stgnn-spots" if name in ("stgnn", *OPTIONS) else name, DECONVOLVERS)
+    return _class("stgnn-spots" if name in SPOTS_TOO else name, DECONVOLVERS)
 
 
 def imputer(name: str) -> type[Imputer]:
